@@ -1,1 +1,43 @@
-fn main() {}
+//! `toolbox`: the echo servers and the load client that the demo, the tests and the benchmarks run inside pods.
+
+mod load;
+mod serve;
+mod stream;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Echo servers, request client and load tester for trying out a cluster's network.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve HTTP, TCP echo and UDP echo; every answer names this backend and the client's address as seen here.
+    Serve(serve::Args),
+    /// Send requests and report errors, backends, latency percentiles and requests/s as one line of JSON.
+    Load(load::Args),
+    /// Hold one TCP connection to an echo server, send numbered blocks and check that every byte comes back.
+    Stream(stream::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Load(args) => load::run(&args),
+        Command::Stream(args) => stream::run(&args),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("toolbox: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
