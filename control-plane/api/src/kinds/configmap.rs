@@ -1,9 +1,9 @@
-use serde_json::{Value, json};
+//! v1 ConfigMap.
 
-use crate::{
-    kind::{Kind, Printing},
-    table::age,
-};
+use crate::kind::Kind;
+use crate::kind::Printing;
+use crate::table::age;
+use serde_json::{Value, json};
 
 pub static KIND: Kind = Kind {
     kind: "ConfigMap",

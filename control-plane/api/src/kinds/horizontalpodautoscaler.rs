@@ -1,0 +1,18 @@
+//! autoscaling/v2 HorizontalPodAutoscaler.
+
+use crate::kind::{Act, Kind, Subresource};
+
+pub static KIND: Kind = Kind {
+    group: "autoscaling",
+    version: "v2",
+    kind: "HorizontalPodAutoscaler",
+    plural: "horizontalpodautoscalers",
+    singular: "horizontalpodautoscaler",
+    short_names: &["hpa"],
+    categories: &["all"],
+    schema: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+    message: "api.autoscaling.v2.HorizontalPodAutoscaler",
+    storage: "horizontalpodautoscalers",
+    subresources: &[Subresource { name: "status", verbs: &["get", "patch", "update"], act: Act::Status }],
+    ..Kind::BASE
+};

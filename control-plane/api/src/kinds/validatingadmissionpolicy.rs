@@ -1,0 +1,17 @@
+//! admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy.
+
+use crate::kind::{Act, Kind, Subresource};
+
+pub static KIND: Kind = Kind {
+    group: "admissionregistration.k8s.io",
+    kind: "ValidatingAdmissionPolicy",
+    plural: "validatingadmissionpolicies",
+    singular: "validatingadmissionpolicy",
+    categories: &["api-extensions"],
+    namespaced: false,
+    schema: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy",
+    message: "api.admissionregistration.v1.ValidatingAdmissionPolicy",
+    storage: "validatingadmissionpolicies",
+    subresources: &[Subresource { name: "status", verbs: &["get", "patch", "update"], act: Act::Status }],
+    ..Kind::BASE
+};
