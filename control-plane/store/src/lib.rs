@@ -159,7 +159,7 @@ pub enum WatchItem {
 
 /// The stream of [`Store::watch`]. It reads on only when polled, so that nothing is queued for a slow reader;
 /// one that falls behind what the store keeps ends with [`StoreError::Compacted`]. After an error it ends.
-pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchItem, StoreError>> + Send>>;
+pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchItem>> + Send>>;
 
 /// Why a request to the store failed.
 #[derive(Clone, Debug, thiserror::Error)]
