@@ -1,7 +1,7 @@
 //! The store: keys, values and one revision that only grows.
 //!
 //! Everything that the control plane keeps goes through [`Store`]. Two implementations hold the same promises:
-//! `Embedded` (one directory, one process) and `Etcd` (a cluster). Those promises are
+//! [`Embedded`] (one directory, one process) and [`Etcd`] (a cluster). Those promises are
 //!
 //! - one global revision; every transaction that changes something takes the next one, and all its writes carry it;
 //! - [`Store::commit`] answers only after the write is durable;
@@ -10,6 +10,13 @@
 //!   [`StoreError::Compacted`]; there is never a gap.
 //!
 //! Only this crate assigns revisions.
+
+mod embedded;
+mod etcd;
+mod hub;
+
+pub use embedded::{Embedded, EmbeddedOptions};
+pub use etcd::{Etcd, EtcdOptions, EtcdTls};
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -252,10 +259,26 @@ pub trait Store: Send + Sync + 'static {
     /// The newest revision. With a cluster behind the store this is a linearizable read.
     fn current_revision(&self) -> BoxFuture<'_, Result<Revision>>;
 
-    /// Forgets history before `revision`: lists at older revisions and watches after revisions older than
-    /// `revision - 1` end with [`StoreError::Compacted`]. Values that are still current stay.
+    /// Forgets history before `revision`: lists at older revisions and watches after older revisions end with
+    /// [`StoreError::Compacted`]. Values that are still current stay.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<()>>;
 
     /// The size of what is stored in bytes, for metrics.
     fn size_bytes(&self) -> BoxFuture<'_, Result<u64>>;
+}
+
+/// Refuses a transaction that no backend could apply.
+fn check_writes(writes: &[Write]) -> Result<()> {
+    if writes.len() > MAX_WRITES {
+        return Err(StoreError::Invalid(format!("{} writes, the limit is {MAX_WRITES}", writes.len())));
+    }
+    for (place, write) in writes.iter().enumerate() {
+        if write.key.is_empty() || write.key.len() > MAX_KEY_BYTES || write.key.contains('\0') {
+            return Err(StoreError::Invalid(format!("{:?} cannot be a key", write.key)));
+        }
+        if writes[..place].iter().any(|earlier| earlier.key == write.key) {
+            return Err(StoreError::Invalid(format!("key {:?} appears twice", write.key)));
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,321 @@
+//! The one thread that changes the embedded store.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fjall::{OwnedWriteBatch, PersistMode};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{COMPACTED, REVISION, Shared, View, record};
+use crate::{Change, Entry, Event, Expect, Result, Revision, StoreError, Write};
+
+/// The most transactions, and bytes of values, that share one fsync.
+const GROUP: usize = 1024;
+const GROUP_BYTES: usize = 8 << 20;
+
+/// Keys that one tick removes because their time is over; the rest follow with the next.
+const EXPIRE_AT_ONCE: usize = 1000;
+
+const TICK: Duration = Duration::from_millis(500);
+
+/// How precisely the age of history is known.
+const MARK_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) enum Request {
+    Commit { writes: Vec<Write>, answer: oneshot::Sender<Result<Revision>> },
+    Compact { revision: Revision, answer: oneshot::Sender<Result<()>> },
+    Tick,
+}
+
+/// Wakes the writer for expiry and compaction. Ends with the store.
+pub(super) fn start_ticker(requests: mpsc::WeakSender<Request>) -> std::io::Result<()> {
+    let run = move || {
+        loop {
+            std::thread::sleep(TICK);
+            let Some(requests) = requests.upgrade() else { return };
+            // A full queue means that the writer is awake anyway.
+            if let Err(mpsc::error::TrySendError::Closed(_)) = requests.try_send(Request::Tick) {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("store-tick".to_owned()).spawn(run).map(drop)
+}
+
+pub(super) fn start(shared: Arc<Shared>, queue: mpsc::Receiver<Request>) -> std::io::Result<JoinHandle<()>> {
+    let run = move || Writer::new(shared).run(queue);
+    std::thread::Builder::new().name("store-write".to_owned()).spawn(run)
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    revision: Revision,
+    /// At these times the store was at these revisions.
+    marks: VecDeque<(Instant, Revision)>,
+    /// Set by the first write that failed: what is on disk is no longer known, so nothing more is written.
+    failure: Option<StoreError>,
+}
+
+/// Transactions that become durable together.
+struct Group {
+    batch: OwnedWriteBatch,
+    /// What the keys of this group hold after its transactions so far.
+    pending: HashMap<Arc<str>, Option<Entry>>,
+    events: Vec<Arc<Event>>,
+    answers: Vec<(oneshot::Sender<Result<Revision>>, Result<Revision>)>,
+    bytes: usize,
+}
+
+impl Writer {
+    fn new(shared: Arc<Shared>) -> Self {
+        let revision = shared.view().revision;
+        Writer { shared, revision, marks: VecDeque::from([(Instant::now(), revision)]), failure: None }
+    }
+
+    fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut group = self.new_group();
+            let mut next = Some(first);
+            let mut compact = None;
+            let mut tick = false;
+            while let Some(request) = next {
+                match request {
+                    Request::Commit { writes, answer } => {
+                        let result = self.apply(&mut group, writes);
+                        group.answers.push((answer, result));
+                    }
+                    Request::Compact { revision, answer } => {
+                        compact = Some((revision, answer));
+                        break;
+                    }
+                    Request::Tick => tick = true,
+                }
+                let full = group.answers.len() >= GROUP || group.bytes >= GROUP_BYTES;
+                next = if full { None } else { queue.try_recv().ok() };
+            }
+            if tick {
+                self.expire(&mut group);
+            }
+            self.finish(group);
+            if let Some((revision, answer)) = compact {
+                // The one who asked may have gone.
+                let _gone = answer.send(self.compact(revision));
+            }
+            if tick {
+                self.forget();
+            }
+        }
+    }
+
+    fn new_group(&self) -> Group {
+        Group {
+            batch: self.shared.database.batch().durability(Some(PersistMode::SyncData)),
+            pending: HashMap::new(),
+            events: Vec::new(),
+            answers: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Checks one transaction and adds it to the group, or leaves the group as it was.
+    fn apply(&mut self, group: &mut Group, writes: Vec<Write>) -> Result<Revision> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let mut before = Vec::with_capacity(writes.len());
+        for write in &writes {
+            let current = self.holds(group, &write.key)?;
+            let as_expected = match write.expect {
+                Expect::Any => true,
+                Expect::Absent => current.is_none(),
+                Expect::Revision(revision) => {
+                    current.as_ref().is_some_and(|entry| entry.mod_revision == revision)
+                }
+            };
+            if !as_expected {
+                return Err(StoreError::Conflict { key: write.key.clone(), current: current.map(Box::new) });
+            }
+            before.push(current);
+        }
+        let revision = self.revision + 1;
+        let mut place = 0;
+        for (write, previous) in writes.into_iter().zip(before) {
+            if self.change(group, write, previous, revision, place) {
+                place += 1;
+            }
+        }
+        if place > 0 {
+            self.revision = revision;
+        }
+        Ok(self.revision)
+    }
+
+    fn holds(&self, group: &Group, key: &str) -> Result<Option<Entry>> {
+        if let Some(entry) = group.pending.get(key) {
+            return Ok(entry.clone());
+        }
+        let view = self.shared.view();
+        self.shared.read_current(&view.snapshot, key)
+    }
+
+    /// Adds one key's change; answers whether there is one.
+    fn change(
+        &self,
+        group: &mut Group,
+        write: Write,
+        previous: Option<Entry>,
+        revision: Revision,
+        place: u16,
+    ) -> bool {
+        let (value, ttl) = match write.change {
+            Change::Check => return false,
+            Change::Delete if previous.is_none() => return false,
+            Change::Delete => (None, None),
+            Change::Put(value) => (Some(value), None),
+            Change::PutFor(value, ttl) => (Some(value), Some(ttl)),
+        };
+        let key: Arc<str> = write.key.into();
+        let create_revision = previous.as_ref().map_or(revision, |entry| entry.create_revision);
+        let shared = &self.shared;
+        let entry =
+            value.map(|value| Entry { key: key.clone(), value, create_revision, mod_revision: revision });
+        match &entry {
+            Some(entry) => group.batch.insert(&shared.current, key.as_bytes(), record::encode_current(entry)),
+            None => group.batch.remove(&shared.current, key.as_bytes()),
+        }
+        if let Some(ttl) = ttl {
+            let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+            let end = unix_seconds().saturating_add(seconds).saturating_add(1);
+            group.batch.insert(&shared.expiry, record::log_key(end, 0, &key), revision.to_be_bytes());
+        }
+        let value = entry.as_ref().map(|entry| entry.value.clone());
+        let event = Event { key: key.clone(), revision, create_revision, value, previous };
+        let change = record::encode_change(&event);
+        group.bytes += change.len();
+        group.batch.insert(&shared.log, record::log_key(revision, place, &key), change);
+        group.pending.insert(key, entry);
+        group.events.push(Arc::new(event));
+        true
+    }
+
+    /// Makes the group durable, shows it to readers and watchers, then answers.
+    fn finish(&mut self, group: Group) {
+        let Group { mut batch, events, answers, .. } = group;
+        let outcome = if batch.is_empty() {
+            Ok(())
+        } else {
+            batch.insert(&self.shared.meta, REVISION, self.revision.to_be_bytes());
+            batch.commit().map_err(|error| self.shared.error(&error))
+        };
+        if let Err(failure) = &outcome {
+            tracing::error!(error = %failure, "a write failed, the store takes no more");
+            self.failure = Some(failure.clone());
+            self.shared.hub.fail(failure.clone());
+        } else if !events.is_empty() {
+            self.show(events);
+        }
+        for (answer, result) in answers {
+            // The one who asked may have gone.
+            let _gone = answer.send(outcome.clone().and(result));
+        }
+    }
+
+    fn show(&self, events: Vec<Arc<Event>>) {
+        {
+            let mut index = self.shared.index.lock();
+            let (mut last, mut place) = (0, 0);
+            for event in &events {
+                place = if event.revision == last { place + 1 } else { 0 };
+                last = event.revision;
+                index.changes.push_back((event.revision, place, event.key.clone()));
+            }
+        }
+        let view = View { snapshot: self.shared.database.snapshot(), revision: self.revision };
+        *self.shared.view.write() = view;
+        self.shared.hub.publish(self.revision, events);
+    }
+
+    /// Deletes keys whose time is over, each in its own transaction.
+    fn expire(&mut self, group: &mut Group) {
+        let end = record::log_key(unix_seconds(), 0, "");
+        let due: Vec<_> = self.shared.expiry.range(..end).take(EXPIRE_AT_ONCE).collect();
+        for guard in due {
+            if let Err(error) = self.expire_one(group, guard) {
+                tracing::error!(%error, "a key whose time is over could not be removed");
+            }
+        }
+    }
+
+    fn expire_one(&mut self, group: &mut Group, guard: fjall::Guard) -> Result<()> {
+        let (at, written) = guard.into_inner().map_err(|error| self.shared.error(&error))?;
+        let (_, _, key) = record::decode_log_key(&at).map_err(|error| self.shared.damaged(&error))?;
+        let written = record::revision_at(&written, 0).unwrap_or(0);
+        // A key that was written again since has another end, or none.
+        match self.apply(group, vec![Write::delete(key, Expect::Revision(written))]) {
+            Ok(_) | Err(StoreError::Conflict { .. }) => group.batch.remove(&self.shared.expiry, at),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Drops history that is too old or too much.
+    fn forget(&mut self) {
+        if self.marks.back().is_none_or(|(at, _)| at.elapsed() >= MARK_EVERY) {
+            self.marks.push_back((Instant::now(), self.revision));
+        }
+        let mut oldest = 0;
+        while let Some((at, revision)) = self.marks.front()
+            && at.elapsed() >= self.shared.options.history
+        {
+            oldest = *revision;
+            self.marks.pop_front();
+        }
+        {
+            let index = self.shared.index.lock();
+            let surplus = index.changes.len().saturating_sub(self.shared.options.history_changes);
+            if let Some((revision, _, _)) = surplus.checked_sub(1).and_then(|last| index.changes.get(last)) {
+                oldest = oldest.max(*revision);
+            }
+            if oldest <= index.compacted {
+                return;
+            }
+        }
+        if let Err(error) = self.compact(oldest) {
+            tracing::error!(%error, "old changes could not be dropped");
+        }
+    }
+
+    fn compact(&mut self, revision: Revision) -> Result<()> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        if revision > self.revision {
+            return Err(StoreError::Future { requested: revision, current: self.revision });
+        }
+        let dropped: Vec<_> = {
+            let mut index = self.shared.index.lock();
+            if revision <= index.compacted {
+                return Err(StoreError::Compacted { requested: revision, oldest: index.compacted });
+            }
+            index.compacted = revision;
+            let end = index.changes.partition_point(|(at, _, _)| *at <= revision);
+            index.changes.drain(..end).collect()
+        };
+        self.shared.hub.forget(revision);
+        let mut batch = self.shared.database.batch().durability(Some(PersistMode::Buffer));
+        batch.insert(&self.shared.meta, COMPACTED, revision.to_be_bytes());
+        for (revision, place, key) in dropped {
+            batch.remove(&self.shared.log, record::log_key(revision, place, &key));
+        }
+        batch.commit().map_err(|error| self.shared.error(&error))?;
+        let view = View { snapshot: self.shared.database.snapshot(), revision: self.revision };
+        *self.shared.view.write() = view;
+        Ok(())
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
