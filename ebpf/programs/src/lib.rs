@@ -1,1 +1,2 @@
-//! Placeholder.
+//! What the programs decide.
+#![no_std]
