@@ -3,10 +3,69 @@
 //! Every controller is level-triggered and knows the API through a `kube::Client` only. They share one informer per
 //! kind, and each can be killed between any two writes: the next run continues from what it finds.
 
+pub mod clock;
+pub mod event;
+pub mod informer;
+pub mod owner;
+pub mod pod;
+pub mod queue;
+pub mod replica;
+pub mod selector;
+pub mod write;
+
+mod deployment;
+mod expectation;
+mod replicaset;
+
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use event::Recorder;
+use informer::{Informer, Informers};
+
+/// A controller: it registers with the informers at once, and its work is the future.
+type Start = fn(&Context) -> BoxFuture<'static, ()>;
+
+/// Every controller there is, by the name upstream gives it.
+const REGISTRY: &[(&str, Start)] =
+    &[("deployment-controller", deployment::start), ("replicaset-controller", replicaset::start)];
+
+/// The short names that older releases of upstream used.
+const ALIASES: &[(&str, &str)] = &[
+    ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("garbagecollector", "garbage-collector-controller"),
+    ("nodeipam", "node-ipam-controller"),
+    ("nodelifecycle", "node-lifecycle-controller"),
+    ("podgc", "pod-garbage-collector-controller"),
+    ("endpoint", "endpoints-controller"),
+];
+
+/// What every controller is given.
+#[derive(Clone)]
+pub(crate) struct Context {
+    client: Client,
+    informers: Arc<Informers>,
+    recorder: Recorder,
+    options: Arc<Options>,
+    shutdown: CancellationToken,
+}
+
+impl Context {
+    /// The pods, by controller and by node.
+    fn pods(&self) -> Informer<Pod> {
+        let pods = self.informers.get(pod::strip);
+        pods.index(pod::BY_CONTROLLER, pod::controller_index);
+        pods.index(pod::BY_NODE, pod::node_index);
+        pods
+    }
+}
 
 /// What the controllers need to know of the cluster they run in.
 #[derive(Clone, Debug)]
@@ -46,8 +105,82 @@ pub enum Error {
 ///
 /// # Errors
 /// Only for options that cannot work; failures of the API are retried for as long as it takes.
-pub async fn run(client: kube::Client, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
-    let _ = (client, options);
-    shutdown.cancelled().await;
+pub async fn run(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+    options.check()?;
+    let enabled = enabled(&options.enabled)?;
+    let (recorder, write_events) = Recorder::new(client.clone(), shutdown.clone());
+    let context = Context {
+        client: client.clone(),
+        informers: Arc::new(Informers::default()),
+        recorder,
+        options: Arc::new(options),
+        shutdown: shutdown.clone(),
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(write_events);
+    let started: Vec<_> = enabled.iter().map(|(_, start)| start(&context)).collect();
+    for task in context.informers.start(&client, &shutdown).into_iter().chain(started) {
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+    let names: Vec<_> = enabled.iter().map(|(name, _)| *name).collect();
+    tracing::info!(controllers = names.join(","), "controllers started");
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller ended unexpectedly");
+        }
+    }
     Ok(())
+}
+
+/// The controllers that `list` asks for.
+fn enabled(list: &str) -> Result<Vec<(&'static str, Start)>, Error> {
+    let mut all = false;
+    let mut named = Vec::new();
+    let mut without = Vec::new();
+    for word in list.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        match word.strip_prefix('-') {
+            _ if word == "*" => all = true,
+            _ if word == "none" => {}
+            Some(name) => without.push(full_name(name)?),
+            None => named.push(full_name(word)?),
+        }
+    }
+    let wanted = |name: &str| (all || named.contains(&name)) && !without.contains(&name);
+    Ok(REGISTRY.iter().filter(|(name, _)| wanted(name)).copied().collect())
+}
+
+fn full_name(name: &str) -> Result<&'static str, Error> {
+    let alias = ALIASES.iter().find(|(short, _)| *short == name).map(|(_, full)| *full);
+    let wanted = alias.unwrap_or(name);
+    let found = REGISTRY
+        .iter()
+        .map(|(full, _)| *full)
+        .find(|full| *full == wanted || full.strip_suffix("-controller") == Some(wanted));
+    found.ok_or_else(|| Error::UnknownController(name.to_owned()))
+}
+
+impl Options {
+    /// Refuses ranges that no node range can be cut from.
+    fn check(&self) -> Result<(), Error> {
+        for (index, cidr) in self.cluster_cidr.iter().enumerate() {
+            let (mask, longest) = match cidr {
+                IpNet::V4(_) => (self.node_mask, 30),
+                IpNet::V6(_) => (64, 64),
+            };
+            if mask < cidr.prefix_len() || mask > longest {
+                return Err(Error::NodeMask { cidr: *cidr, mask });
+            }
+            let same_family = |other: &IpNet| other.addr().is_ipv4() == cidr.addr().is_ipv4();
+            if self.cluster_cidr[..index].iter().any(same_family) {
+                return Err(Error::DuplicateFamily(*cidr));
+            }
+        }
+        Ok(())
+    }
 }
