@@ -3,6 +3,8 @@
 //! Pure tables (`service`, `policy`, `overlay`) say what should be in the maps; [`maps`] is the one place that
 //! writes them; [`link`] loads and pins programs; [`cni`] answers the CNI plugin.
 
+pub mod model;
+pub mod policy;
 pub mod settings;
 
 use std::path::PathBuf;

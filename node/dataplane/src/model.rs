@@ -1,0 +1,260 @@
+//! What the dataplane keeps of the API's objects: only what decides about packets.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use ipnet::Ipv4Net;
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl Key {
+    /// A key of the two parts.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Key { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Labels of an object, shared by everything that looks at them.
+pub type Labels = Arc<BTreeMap<String, String>>;
+
+/// Transport protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP
+    Sctp,
+}
+
+impl Protocol {
+    /// Number in the IP header.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// Reads the API's spelling; None is TCP, as the API defaults it.
+    #[must_use]
+    pub fn parse(text: Option<&str>) -> Option<Self> {
+        match text {
+            None | Some("TCP") => Some(Protocol::Tcp),
+            Some("UDP") => Some(Protocol::Udp),
+            Some("SCTP") => Some(Protocol::Sctp),
+            Some(_) => None,
+        }
+    }
+}
+
+/// A named port of a pod's container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace and name.
+    pub key: Key,
+    /// Its uid.
+    pub uid: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its IPv4 addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Node it is bound to; empty before.
+    pub node: String,
+    /// Whether it shares its node's network namespace.
+    pub host_network: bool,
+    /// Whether all its containers have ended for good, so that its address may be somebody else's.
+    pub finished: bool,
+    /// Its containers' named ports.
+    pub ports: Vec<NamedPort>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Addresses of its pods; None until they are allotted.
+    pub pod_cidr: Option<Ipv4Net>,
+    /// Its IPv4 addresses, the InternalIP first.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Its topology zone; empty when it has none.
+    pub zone: String,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty when the Service has one port only.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number on the Service's addresses.
+    pub port: u16,
+    /// Its number on every node's addresses; 0 is none.
+    pub node_port: u16,
+}
+
+/// A Service that has a virtual address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its namespace and name.
+    pub key: Key,
+    /// Its IPv4 cluster addresses.
+    pub cluster_ips: Vec<Ipv4Addr>,
+    /// spec.externalIPs and status.loadBalancer.ingress addresses that are IPv4.
+    pub external_ips: Vec<Ipv4Addr>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// externalTrafficPolicy: Local
+    pub external_local: bool,
+    /// internalTrafficPolicy: Local
+    pub internal_local: bool,
+    /// Seconds that a client stays with a backend; 0 is no affinity.
+    pub affinity_seconds: u32,
+}
+
+/// A backend of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its IPv4 addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Node it runs on; empty when unknown.
+    pub node: String,
+    /// Condition `ready`; absent counts as true.
+    pub ready: bool,
+    /// Condition `serving`; absent counts as `ready`.
+    pub serving: bool,
+    /// Condition `terminating`.
+    pub terminating: bool,
+}
+
+/// A port of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Its name; the name of the Service's port it belongs to.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
+}
+
+/// An EndpointSlice of IPv4 addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Its namespace and name.
+    pub key: Key,
+    /// The Service it belongs to.
+    pub service: Key,
+    /// Its ports.
+    pub ports: Vec<SlicePort>,
+    /// Its backends.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One thing that happened in the cluster.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A pod is new or different.
+    Pod(Pod),
+    /// A pod is gone.
+    PodGone(Key),
+    /// A namespace is new or different.
+    Namespace(Namespace),
+    /// A namespace is gone.
+    NamespaceGone(Arc<str>),
+    /// A node is new or different.
+    Node(Node),
+    /// A node is gone.
+    NodeGone(Arc<str>),
+    /// A Service is new or different.
+    Service(Service),
+    /// A Service is gone or has no virtual address any more.
+    ServiceGone(Key),
+    /// An EndpointSlice is new or different.
+    Slice(EndpointSlice),
+    /// An EndpointSlice is gone.
+    SliceGone(Key),
+    /// A NetworkPolicy is new or different.
+    Policy(Box<crate::policy::spec::Policy>),
+    /// A NetworkPolicy is gone.
+    PolicyGone(Key),
+    /// The whole list of one kind was sent; objects of that kind that were not in it are gone.
+    Listed(Kind),
+}
+
+/// Kinds that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Pods
+    Pod,
+    /// Namespaces
+    Namespace,
+    /// Nodes
+    Node,
+    /// Services
+    Service,
+    /// EndpointSlices
+    Slice,
+    /// NetworkPolicies
+    Policy,
+}
+
+impl Kind {
+    /// Every kind; the maps are written once all of them have been listed.
+    pub const ALL: [Kind; 6] =
+        [Kind::Pod, Kind::Namespace, Kind::Node, Kind::Service, Kind::Slice, Kind::Policy];
+}
+
+/// Keeps the IPv4 addresses of a list of address texts; others are another family's.
+pub fn ipv4_of<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Vec<Ipv4Addr> {
+    addresses
+        .into_iter()
+        .filter_map(|text| match text.parse() {
+            Ok(IpAddr::V4(address)) => Some(address),
+            _ => None,
+        })
+        .collect()
+}
