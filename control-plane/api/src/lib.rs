@@ -4,4 +4,6 @@
 pub mod field;
 pub mod kind;
 pub mod kinds;
+pub mod pod;
 pub mod table;
+pub mod validate;

@@ -4,6 +4,7 @@ use crate::kind::Kind;
 
 mod apiservice;
 mod binding;
+mod cells;
 mod certificatesigningrequest;
 mod clusterrole;
 mod clusterrolebinding;
@@ -22,6 +23,7 @@ mod endpoints;
 mod endpointslice;
 mod event;
 mod event_v1;
+mod fields;
 mod flowschema;
 mod horizontalpodautoscaler;
 mod horizontalpodautoscaler_v1;
@@ -45,6 +47,7 @@ mod poddisruptionbudget;
 mod podtemplate;
 mod priorityclass;
 mod prioritylevelconfiguration;
+mod rbac;
 mod replicaset;
 mod replicationcontroller;
 mod resourceclaim;
@@ -59,10 +62,12 @@ mod selfsubjectaccessreview;
 mod selfsubjectreview;
 mod selfsubjectrulesreview;
 mod service;
+mod service_update;
 mod serviceaccount;
 mod servicecidr;
 mod statefulset;
 mod storageclass;
+mod strategy;
 mod subjectaccessreview;
 mod tokenreview;
 mod validatingadmissionpolicy;
@@ -70,6 +75,7 @@ mod validatingadmissionpolicybinding;
 mod validatingwebhookconfiguration;
 mod volumeattachment;
 mod volumeattributesclass;
+mod warnings;
 
 /// Every kind that is served, in upstream's discovery order.
 pub static REGISTRY: &[&Kind] = &[
@@ -142,3 +148,5 @@ pub static REGISTRY: &[&Kind] = &[
     &flowschema::KIND,
     &prioritylevelconfiguration::KIND,
 ];
+
+pub(crate) use persistentvolumeclaim::claim_spec;

@@ -1,0 +1,6 @@
+//! What pods share wherever they stand: defaults, quality of service, the printed row.
+
+pub mod defaults;
+pub mod printer;
+pub mod qos;
+pub mod update;
