@@ -1,8 +1,162 @@
 //! Printed columns and rows (`meta.k8s.io` Table).
 
-use serde_json::{Value, json};
+use std::{collections::HashMap, sync::LazyLock};
 
-use crate::kind::Printing;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    kind::{Kind, Printing},
+    schema::{self, Schema},
+};
+
+/// One printed column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: &'static str,
+    /// `string`, `integer`, `date`, `boolean`
+    pub kind: &'static str,
+    /// `name` for the column that holds the object's name, else empty.
+    pub format: &'static str,
+    /// 0 is always shown, 1 with `-o wide`.
+    pub priority: i64,
+}
+
+static COLUMNS: LazyLock<HashMap<&'static str, Vec<Column>>> = LazyLock::new(|| {
+    include_str!("../tables/columns.txt").lines().filter(|l| !l.starts_with('#')).filter_map(parse).collect()
+});
+
+fn parse(line: &'static str) -> Option<(&'static str, Vec<Column>)> {
+    let mut cells = line.split('\t');
+    let resource = cells.next()?;
+    let columns = cells
+        .filter_map(|cell| {
+            let mut parts = cell.split('|');
+            let (name, kind, format) = (parts.next()?, parts.next()?, parts.next()?);
+            Some(Column { name, kind, format, priority: parts.next()?.parse().ok()? })
+        })
+        .collect();
+    Some((resource, columns))
+}
+
+static PLAIN: [Column; 2] = [
+    Column { name: "Name", kind: "string", format: "name", priority: 0 },
+    Column { name: "Age", kind: "string", format: "", priority: 0 },
+];
+
+/// The printed columns of a kind. Kinds without a table of their own print name and age.
+pub fn columns(kind: &Kind) -> &'static [Column] {
+    let key = match kind.group {
+        "" => format!("{}/{}", kind.version, kind.plural),
+        group => format!("{group}/{}/{}", kind.version, kind.plural),
+    };
+    COLUMNS.get(key.as_str()).map_or(&PLAIN, Vec::as_slice)
+}
+
+/// What a row carries beside its cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    /// The `includeObject` parameter.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "Metadata" => Ok(Include::Metadata),
+            "None" => Ok(Include::None),
+            "Object" => Ok(Include::Object),
+            other => Err(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+                crate::status::quoted(other)
+            )),
+        }
+    }
+}
+
+/// The column definitions as the Table object carries them.
+pub fn definitions(kind: &Kind) -> Value {
+    columns(kind)
+        .iter()
+        .map(|c| {
+            json!({
+                "name": c.name,
+                "type": c.kind,
+                "format": c.format,
+                "description": description(kind, c.name),
+                "priority": c.priority,
+            })
+        })
+        .collect()
+}
+
+fn described(schema: &'static Schema, path: &[&str]) -> Option<String> {
+    let (last, parents) = path.split_last()?;
+    let mut node = schema.resolve();
+    for step in parents {
+        node = node.property(step)?.resolve();
+    }
+    node.property_description(last)
+}
+
+/// The words of a column: those of the field it shows where one field says it all, else a sentence of our own.
+fn description(kind: &Kind, column: &str) -> String {
+    let Some(schema) = schema::of(kind.schema) else { return column.into() };
+    let from = |path: &[&str]| described(schema, path);
+    let found = match column {
+        "Name" => from(&["metadata", "name"]),
+        "Age" | "Created At" | "CreatedAt" => from(&["metadata", "creationTimestamp"]),
+        _ => {
+            let mut field: String = column.split([' ', '-']).collect();
+            if let Some(first) = field.get_mut(..1) {
+                first.make_ascii_lowercase();
+            }
+            from(&[&field]).or_else(|| from(&["spec", &field])).or_else(|| from(&["status", &field]))
+        }
+    };
+    found.unwrap_or_else(|| format!("{column} of the {}", kind.singular))
+}
+
+/// One row.
+pub fn row(kind: &Kind, object: &Value, include: Include, printing: &Printing) -> Value {
+    let mut cells = (kind.cells)(object, printing);
+    cells.resize(columns(kind).len(), Value::Null);
+    let shown = match include {
+        Include::None => Value::Null,
+        Include::Metadata => partial(object),
+        Include::Object => object.clone(),
+    };
+    let mut row = Map::new();
+    row.insert("cells".into(), Value::Array(cells));
+    row.insert("object".into(), shown);
+    Value::Object(row)
+}
+
+/// A whole Table. `list_meta` is the list's `metadata` (for one object: its resourceVersion). A watch sends the column
+/// definitions with its first event only (`with_headers`).
+pub fn table<'a>(
+    kind: &Kind,
+    objects: impl IntoIterator<Item = &'a Value>,
+    include: Include,
+    list_meta: Value,
+    printing: &Printing,
+    with_headers: bool,
+) -> Value {
+    let rows: Vec<Value> = objects.into_iter().map(|o| row(kind, o, include, printing)).collect();
+    json!({
+        "apiVersion": "meta.k8s.io/v1",
+        "kind": "Table",
+        "metadata": list_meta,
+        "columnDefinitions": if with_headers { definitions(kind) } else { Value::Null },
+        "rows": rows,
+    })
+}
+
+/// The object as `PartialObjectMetadata`.
+pub fn partial(object: &Value) -> Value {
+    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"]})
+}
 
 /// The row of a kind that prints its name and age only.
 pub fn name_and_age(object: &Value, printing: &Printing) -> Vec<Value> {
