@@ -11,18 +11,27 @@ pub mod pod;
 pub mod queue;
 pub mod replica;
 pub mod selector;
+pub mod toleration;
 pub mod write;
 
 mod deployment;
+mod disruption;
+mod eviction;
 mod expectation;
+mod furnish;
+mod namespace;
+mod nodeipam;
+mod nodelifecycle;
+mod podgc;
 mod replicaset;
+mod served;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +43,17 @@ use informer::{Informer, Informers};
 type Start = fn(&Context) -> BoxFuture<'static, ()>;
 
 /// Every controller there is, by the name upstream gives it.
-const REGISTRY: &[(&str, Start)] =
-    &[("deployment-controller", deployment::start), ("replicaset-controller", replicaset::start)];
+const REGISTRY: &[(&str, Start)] = &[
+    ("deployment-controller", deployment::start),
+    ("namespace-controller", namespace::start),
+    ("node-ipam-controller", nodeipam::start),
+    ("node-lifecycle-controller", nodelifecycle::start),
+    ("pod-garbage-collector-controller", podgc::start),
+    ("replicaset-controller", replicaset::start),
+    ("root-ca-certificate-publisher-controller", furnish::root_ca),
+    ("serviceaccount-controller", furnish::service_account),
+    ("taint-eviction-controller", eviction::start),
+];
 
 /// The short names that older releases of upstream used.
 const ALIASES: &[(&str, &str)] = &[
@@ -64,6 +82,15 @@ impl Context {
         pods.index(pod::BY_CONTROLLER, pod::controller_index);
         pods.index(pod::BY_NODE, pod::node_index);
         pods
+    }
+
+    /// The nodes, without the list of images they hold.
+    fn nodes(&self) -> Informer<Node> {
+        self.informers.get(|node: &mut Node| {
+            if let Some(status) = &mut node.status {
+                status.images = None;
+            }
+        })
     }
 }
 

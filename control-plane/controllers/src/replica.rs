@@ -75,7 +75,7 @@ pub async fn create<K: Resource<DynamicType = ()>>(
     }
 }
 
-/// Deletes one pod and tells about it; a pod that is gone already is fine.
+/// Deletes one pod and tells about it; false when it was gone already, so that no informer will show it going.
 ///
 /// # Errors
 /// What the API answered.
@@ -84,7 +84,7 @@ pub async fn delete<K: Resource<DynamicType = ()>>(
     recorder: &Recorder,
     owner: &K,
     pod: &Pod,
-) -> Result<(), kube::Error> {
+) -> Result<bool, kube::Error> {
     let namespace = pod.namespace().unwrap_or_default();
     let name = pod.name_any();
     let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
@@ -92,9 +92,9 @@ pub async fn delete<K: Resource<DynamicType = ()>>(
     match api.delete(&name, &DeleteParams::default().preconditions(same)).await {
         Ok(_) => {
             recorder.normal(owner, "SuccessfulDelete", format!("Deleted pod: {name}"));
-            Ok(())
+            Ok(true)
         }
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
         Err(error) => {
             recorder.warning(owner, "FailedDelete", format!("Error deleting: {}", words(&error)));
             Err(error)

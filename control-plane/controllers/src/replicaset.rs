@@ -162,7 +162,7 @@ impl Controller {
             let deletions = victims.iter().map(|pod| async move {
                 let answer = replica::delete(client, &self.recorder, set, pod).await;
                 // The informer may never show a deletion that failed or found nothing.
-                if answer.is_err() {
+                if !matches!(answer, Ok(true)) {
                     self.expectations.deleted(key, &pod.uid().unwrap_or_default());
                 }
                 answer
