@@ -3,8 +3,14 @@
 //! Pure tables (`service`, `policy`, `overlay`) say what should be in the maps; [`maps`] is the one place that
 //! writes them; [`link`] loads and pins programs; [`cni`] answers the CNI plugin.
 
+pub mod bpf;
+pub mod endpoints;
+pub mod link;
+pub mod maps;
 pub mod model;
+pub mod overlay;
 pub mod policy;
+pub mod service;
 pub mod settings;
 
 use std::path::PathBuf;

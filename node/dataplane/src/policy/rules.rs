@@ -16,7 +16,7 @@ use super::{
     identity::{Canonical, Identity, Numbers},
     spec::{Peer, Policy, Port, PortMatch, Rule, Selector, port_prefixes},
 };
-use crate::model::{Key, Labels, Namespace, NamedPort, Pod, Protocol};
+use crate::model::{Key, Labels, NamedPort, Namespace, Pod, Protocol};
 
 /// A key of the map RULES with its prefix length.
 pub type Entry = (u32, RuleKey);
@@ -139,8 +139,11 @@ impl Ruleset {
     /// Entries that hold for peers of one identity.
     fn entries_for(&self, number: u32, identity: &Identity, identity_number: u32) -> Entries {
         let mut entries = Entries::default();
-        let base =
-            RuleKey { ruleset: Be32::new(number), identity: Be32::new(identity_number), ..RuleKey::default() };
+        let base = RuleKey {
+            ruleset: Be32::new(number),
+            identity: Be32::new(identity_number),
+            ..RuleKey::default()
+        };
         for rule in &self.rules {
             match &rule.peers {
                 Some(peers) if peers.iter().any(|peer| identity.is_one_of(peer)) => {
@@ -508,8 +511,12 @@ impl Rules {
         let dirty = std::mem::take(&mut self.dirty_addresses);
         if all {
             wanted.extend(self.assigned.keys().map(|prefix| (*prefix, None)));
-            wanted.extend(self.block_prefixes().into_iter().map(|prefix| (prefix, self.identify_only_blocks(prefix))));
-            wanted.extend(self.by_address.keys().map(|address| (Ipv4Net::from(*address), self.identify_pod(*address))));
+            wanted.extend(
+                self.block_prefixes().into_iter().map(|prefix| (prefix, self.identify_only_blocks(prefix))),
+            );
+            wanted.extend(
+                self.by_address.keys().map(|address| (Ipv4Net::from(*address), self.identify_pod(*address))),
+            );
         } else {
             wanted.extend(dirty.iter().map(|address| (Ipv4Net::from(*address), self.identify_pod(*address))));
         }
@@ -567,7 +574,8 @@ impl Rules {
         let Some(pod) = self.by_address.get(&address).and_then(|key| self.pods.get(key)) else {
             return if own_prefix { self.identify_only_blocks(prefix) } else { None };
         };
-        let selected: Vec<Arc<Peer>> = self.peers.keys().filter(|peer| self.selects(peer, pod)).cloned().collect();
+        let selected: Vec<Arc<Peer>> =
+            self.peers.keys().filter(|peer| self.selects(peer, pod)).cloned().collect();
         if selected.is_empty() {
             return if own_prefix { self.identify_only_blocks(prefix) } else { None };
         }
@@ -627,7 +635,8 @@ impl Rules {
             let Some(number) = self.rulesets.release(&ruleset) else { continue };
             plan.remove_rules.extend(ruleset.entries_for_everyone(number).0.into_keys());
             for (identity, identity_number) in self.identities.iter() {
-                plan.remove_rules.extend(ruleset.entries_for(number, identity, identity_number).0.into_keys());
+                plan.remove_rules
+                    .extend(ruleset.entries_for(number, identity, identity_number).0.into_keys());
             }
             for peer in ruleset.told_apart() {
                 if let Some(users) = self.peers.get_mut(&peer) {
@@ -642,7 +651,8 @@ impl Rules {
         for identity in dropped {
             let Some(identity_number) = self.identities.release(&identity) else { continue };
             for (ruleset, number) in self.rulesets.iter() {
-                plan.remove_rules.extend(ruleset.entries_for(number, &identity, identity_number).0.into_keys());
+                plan.remove_rules
+                    .extend(ruleset.entries_for(number, &identity, identity_number).0.into_keys());
             }
         }
         self.forget_rule_names();

@@ -39,7 +39,8 @@ impl Maps {
         let mut keys = Vec::new();
         for bits in (0..=16).rev() {
             let mask = if bits == 0 { 0 } else { u16::MAX << (16 - bits) };
-            let key = RuleKey { identity: Be32::new(identity), proto, port: Be16::new(probe.port & mask), ..base };
+            let key =
+                RuleKey { identity: Be32::new(identity), proto, port: Be16::new(probe.port & mask), ..base };
             keys.push((RuleKey::ANY_PORT + bits, key));
         }
         keys.push((RuleKey::ANY_PROTO, RuleKey { identity: Be32::new(identity), ..base }));
@@ -86,12 +87,18 @@ impl Model {
             }
             selected = true;
             for rule in rules {
-                let peer = rule.peers.as_ref().is_none_or(|peers| peers.iter().any(|peer| self.is_peer(peer, probe.peer)));
+                let peer = rule
+                    .peers
+                    .as_ref()
+                    .is_none_or(|peers| peers.iter().any(|peer| self.is_peer(peer, probe.peer)));
                 let target = match direction {
                     Direction::Ingress => Some(pod),
                     Direction::Egress => self.at(probe.peer),
                 };
-                let port = rule.ports.as_ref().is_none_or(|ports| ports.iter().any(|port| is_port(port, target, probe)));
+                let port = rule
+                    .ports
+                    .as_ref()
+                    .is_none_or(|ports| ports.iter().any(|port| is_port(port, target, probe)));
                 if peer && port {
                     return true;
                 }
@@ -114,7 +121,9 @@ impl Model {
                 pods.matches(&pod.labels)
                     && match namespace {
                         Some(own) => *own == pod.key.namespace,
-                        None => self.namespaces.get(&pod.key.namespace).is_some_and(|l| namespaces.matches(l)),
+                        None => {
+                            self.namespaces.get(&pod.key.namespace).is_some_and(|l| namespaces.matches(l))
+                        }
                     }
             }),
         }
@@ -127,7 +136,9 @@ fn is_port(port: &Port, target: Option<&Pod>, probe: Probe) -> bool {
             PortMatch::Any => true,
             PortMatch::Range(first, last) => (*first..=*last).contains(&probe.port),
             PortMatch::Named(name) => target.is_some_and(|pod| {
-                pod.ports.iter().any(|p| p.name == *name && p.protocol == port.protocol && p.port == probe.port)
+                pod.ports
+                    .iter()
+                    .any(|p| p.name == *name && p.protocol == port.protocol && p.port == probe.port)
             }),
         }
 }
@@ -141,7 +152,8 @@ struct World {
 
 impl World {
     fn probes(&self) -> Vec<Probe> {
-        let outside = ["192.0.2.1", "192.0.2.77", "10.244.9.9", "198.51.100.1"].map(|a| a.parse().expect("address"));
+        let outside =
+            ["192.0.2.1", "192.0.2.77", "10.244.9.9", "198.51.100.1"].map(|a| a.parse().expect("address"));
         let pods = self.model.pods.values().flat_map(|pod| pod.addresses.iter().copied());
         let mut probes = Vec::new();
         for peer in pods.chain(outside) {
@@ -363,7 +375,8 @@ fn random_histories_decide_as_the_model_and_never_flicker() {
             }
             4 => {
                 let app = ["web", "db", "job"][draw(3)];
-                let (namespace, name, address) = [("bank", "job", "10.244.1.3"), ("shop", "db", "10.244.0.3")][draw(2)];
+                let (namespace, name, address) =
+                    [("bank", "job", "10.244.1.3"), ("shop", "db", "10.244.0.3")][draw(2)];
                 one_fact = namespace == "bank";
                 world.set_pod(pod(namespace, name, address, &[("app", app)], [80, 8080, 9000][draw(3)]));
                 format!("{round}: pod {namespace}/{name} is app {app}")

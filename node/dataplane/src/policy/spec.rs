@@ -255,7 +255,11 @@ fn parse_peer(key: &Key, peer: &NetworkPolicyPeer, field: &str) -> Result<Peer, 
         if peer.pod_selector.is_some() || peer.namespace_selector.is_some() {
             return Err(invalid(field, "ipBlock must stand alone"));
         }
-        return parse_block(&block.cidr, block.except.as_deref().unwrap_or_default(), &format!("{field}.ipBlock"));
+        return parse_block(
+            &block.cidr,
+            block.except.as_deref().unwrap_or_default(),
+            &format!("{field}.ipBlock"),
+        );
     }
     if peer.pod_selector.is_none() && peer.namespace_selector.is_none() {
         return Err(invalid(field, "has neither a selector nor an ipBlock"));
@@ -382,14 +386,19 @@ mod tests {
     #[test]
     fn malformed_policies_allow_nothing_and_say_why() {
         let rule = |from: serde_json::Value| serde_json::json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}, from]}]});
-        check_closed(rule(serde_json::json!({"ipBlock": {"cidr": "10.0.0.0/33"}})), "ingress[0].from[1].ipBlock.cidr");
+        check_closed(
+            rule(serde_json::json!({"ipBlock": {"cidr": "10.0.0.0/33"}})),
+            "ingress[0].from[1].ipBlock.cidr",
+        );
         check_closed(
             rule(serde_json::json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/9"]}})),
             "ingress[0].from[1].ipBlock.except[0]",
         );
         check_closed(rule(serde_json::json!({})), "ingress[0].from[1]");
         check_closed(
-            rule(serde_json::json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}})),
+            rule(
+                serde_json::json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}}),
+            ),
             "ingress[0].from[1].podSelector.matchExpressions[0]",
         );
         check_closed(
@@ -405,7 +414,9 @@ mod tests {
 
     #[test]
     fn a_malformed_pod_selector_closes_the_whole_namespace() {
-        let parsed = policy(serde_json::json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}));
+        let parsed = policy(
+            serde_json::json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
+        );
         assert_eq!(parsed.selects, Selector::default());
         assert!(parsed.problem.is_some());
     }
@@ -425,7 +436,9 @@ mod tests {
     fn an_empty_peer_list_is_everyone_and_an_other_family_is_nobody() {
         let parsed = policy(serde_json::json!({"podSelector": {}, "ingress": [{"from": []}]}));
         assert_eq!(parsed.ingress, Some(vec![Rule { peers: None, ports: None }]));
-        let parsed = policy(serde_json::json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "fd00::/8"}}]}]}));
+        let parsed = policy(
+            serde_json::json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "fd00::/8"}}]}]}),
+        );
         assert_eq!(parsed.ingress, Some(vec![Rule { peers: Some(vec![Peer::OtherFamily]), ports: None }]));
     }
 

@@ -1,0 +1,5 @@
+//! Service, EndpointSlice -> frontends and backends.
+
+pub mod table;
+
+pub use table::{ServiceChange, ServiceTable};
