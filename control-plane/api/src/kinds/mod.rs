@@ -31,6 +31,7 @@ mod ingress;
 mod ingressclass;
 mod ipaddress;
 mod job;
+mod job_status;
 mod lease;
 mod limitrange;
 mod localsubjectaccessreview;
