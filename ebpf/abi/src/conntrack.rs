@@ -7,7 +7,7 @@
 use crate::{Addr, Be16};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Key of `CONNTRACK`: the two ends in order of (address words, port word) as native integers.
+/// Key of `CONNTRACK`: the two ends in the order of [`CtKey::set`].
 ///
 /// ICMP echo has its identifier as the port of the end that asks and 0 as the other; protocols without ports
 /// have 0 and 0.
@@ -26,6 +26,39 @@ pub struct CtKey {
     pub proto: u8,
     /// Zero.
     pub _pad: [u8; 3],
+}
+
+impl CtKey {
+    /// Becomes the key of a packet between these ends; true when the source is the greater end. Ends compare
+    /// as native integers: last address word, the other words, port.
+    #[inline(always)]
+    pub fn set(&mut self, src: &Addr, src_port: Be16, dst: &Addr, dst_port: Be16, proto: u8) -> bool {
+        let high = Self::greater(src, src_port, dst, dst_port);
+        if high {
+            (self.low, self.low_port, self.high, self.high_port) = (*dst, dst_port, *src, src_port);
+        } else {
+            (self.low, self.low_port, self.high, self.high_port) = (*src, src_port, *dst, dst_port);
+        }
+        self.proto = proto;
+        self._pad = [0; 3];
+        high
+    }
+
+    #[inline(always)]
+    fn greater(a: &Addr, a_port: Be16, b: &Addr, b_port: Be16) -> bool {
+        let (x, y) = (&a.0, &b.0);
+        if x[3] != y[3] {
+            x[3] > y[3]
+        } else if x[0] != y[0] {
+            x[0] > y[0]
+        } else if x[1] != y[1] {
+            x[1] > y[1]
+        } else if x[2] != y[2] {
+            x[2] > y[2]
+        } else {
+            a_port.0 > b_port.0
+        }
+    }
 }
 
 /// Value of `CONNTRACK`.

@@ -1,0 +1,98 @@
+//! Entry points, named after the hooks they are for.
+
+use crate::kernel::{Kernel, Socket};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
+use fairlead_abi::{FlowEvent, Reason};
+use fairlead_programs::{DROP, Maps, Outcome, Scratch, Skb, overlay, pod, reject, socket, uplink};
+
+/// Turns a drop into its counter, its record and, for a Service without backends, its answer; `answered` says
+/// how that leaves.
+#[inline(always)]
+fn finish(
+    world: &Kernel,
+    scratch: &mut Scratch,
+    hook: u8,
+    outcome: Outcome,
+    answered: fn(&Kernel) -> i32,
+) -> i32 {
+    match outcome {
+        Ok(action) => action,
+        Err(reason) => {
+            record(world, scratch, hook, reason);
+            if matches!(reason, Reason::NoBackend) && reject::answer(world, scratch) {
+                return answered(world);
+            }
+            DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn record(world: &Kernel, scratch: &Scratch, hook: u8, reason: Reason) {
+    world.count_drop(reason, world.len());
+    if matches!(reason, Reason::LinkLocalNoise) {
+        return;
+    }
+    world.report(&FlowEvent {
+        time: world.nanoseconds(),
+        src: scratch.packet.src,
+        dst: scratch.to.dst,
+        src_port: scratch.packet.src_port,
+        dst_port: scratch.to.dst_port,
+        proto: scratch.packet.proto,
+        hook,
+        reason: reason as u16,
+        rule: scratch.rule,
+        endpoint: scratch.endpoint,
+        ifindex: world.ifindex(),
+        bytes: world.len(),
+    });
+}
+
+macro_rules! tc {
+    ($($name:ident = $hook:ident, $decide:path, $answer:expr;)*) => {
+        $(
+            #[classifier]
+            pub fn $name(ctx: TcContext) -> i32 {
+                let world = Kernel::new(ctx.skb.skb);
+                let Some(scratch) = world.scratch() else { return DROP };
+                let outcome = $decide(&world, scratch);
+                finish(&world, scratch, FlowEvent::$hook, outcome, $answer)
+            }
+        )*
+    };
+}
+
+tc! {
+    from_pod = FROM_POD, pod::from_pod, |world: &Kernel| world.redirect_peer(world.ifindex());
+    to_pod = TO_POD, pod::to_pod, |_: &Kernel| DROP;
+    from_overlay = FROM_OVERLAY, overlay::from_overlay, |_: &Kernel| DROP;
+    to_overlay = TO_OVERLAY, overlay::to_overlay, |_: &Kernel| DROP;
+    from_uplink = FROM_UPLINK, uplink::from_uplink, |world: &Kernel| world.redirect(world.ifindex());
+    to_uplink = TO_UPLINK, uplink::to_uplink, |_: &Kernel| DROP;
+}
+
+macro_rules! sock_addr {
+    ($($name:ident = $family:literal, $decide:expr;)*) => {
+        $(
+            #[cgroup_sock_addr($name)]
+            pub fn $name(ctx: SockAddrContext) -> i32 {
+                let sock = Socket::<$family>::new(ctx.sock_addr);
+                let decide: fn(&Socket<$family>) -> bool = $decide;
+                i32::from(decide(&sock))
+            }
+        )*
+    };
+}
+
+sock_addr! {
+    connect4 = 4, |sock| socket::connect(sock, sock);
+    connect6 = 6, |sock| socket::connect(sock, sock);
+    sendmsg4 = 4, |sock| socket::sendmsg(sock, sock);
+    sendmsg6 = 6, |sock| socket::sendmsg(sock, sock);
+    recvmsg4 = 4, |sock| { socket::restore(sock, sock); true };
+    recvmsg6 = 6, |sock| { socket::restore(sock, sock); true };
+    getpeername4 = 4, |sock| { socket::restore(sock, sock); true };
+    getpeername6 = 6, |sock| { socket::restore(sock, sock); true };
+}

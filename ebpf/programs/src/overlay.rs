@@ -1,0 +1,139 @@
+//! The VXLAN device.
+
+use crate::conntrack::{Parties, admit, forget_translation};
+use crate::parse::{self, ETH_IPV4, ETH_IPV6, Packet};
+use crate::world::{config, is_own};
+use crate::{NEXT, Outcome, Scratch, World, deliver, icmp, pod, rewrite};
+use fairlead_abi::{Addr, Config, Metric, Reason};
+
+/// What comes from other nodes.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn from_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    let config = config(world)?;
+    match world.ether_type() {
+        ETH_IPV4 => {}
+        ETH_IPV6 => return Err(parse::ipv6(world, scratch)),
+        _ => return Err(Reason::UnknownEtherType),
+    }
+    parse::ipv4(world, scratch)?;
+    authentic(world, scratch, config)?;
+    if !world.accept() {
+        return Err(Reason::Malformed);
+    }
+    forget_translation(scratch);
+    let dst = scratch.packet.dst;
+    if dst == config.gateway_v4 || is_own(world, &dst) {
+        return to_node(world, scratch);
+    }
+    let Some(endpoint) = deliver::pod(world, scratch, &dst)? else {
+        return Err(Reason::UnknownEndpoint);
+    };
+    if scratch.packet.is(Packet::ICMP_ERROR)
+        && icmp::read(world, scratch)
+        && icmp::related(world, scratch, false)?.is_some()
+    {
+        return deliver::to_pod(world, endpoint);
+    }
+    let parties = Parties { source: None, destination: Some(endpoint), node: false };
+    let seen = admit(world, scratch, &parties)?;
+    if seen.is_translated_reply() {
+        pod::restore(scratch, seen.flags);
+        rewrite::apply(world, scratch)?;
+    }
+    deliver::to_pod(world, endpoint)
+}
+
+/// A packet is believed when its outer source is a node, and its inner source is that node's or its pods'.
+#[inline(always)]
+fn authentic<W: World>(world: &W, scratch: &Scratch, config: &Config) -> Result<(), Reason> {
+    let Some((vni, from)) = world.tunnel() else { return Err(Reason::ForgedOverlay) };
+    let src = scratch.packet.src;
+    let home = match world.route(&src) {
+        Some(route) => route.node,
+        // A node's own address; never one of this node's.
+        None => src,
+    };
+    let known = world.node(&from).is_some_and(|node| node.flags & fairlead_abi::Node::SELF == 0);
+    if vni == config.vni && known && home == from { Ok(()) } else { Err(Reason::ForgedOverlay) }
+}
+
+/// Answers to what this node asked: its own packets, and those of NodePort clients that it sent on.
+#[inline(always)]
+fn to_node<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    if scratch.packet.is(Packet::ICMP_ERROR) {
+        return match icmp::read(world, scratch)
+            && icmp::related(world, scratch, false)?.is_some_and(|f| f != 0)
+        {
+            true => to_client(world, scratch.fresh.ifindex),
+            false => deliver::to_stack(world),
+        };
+    }
+    match answer(world, scratch)? {
+        Some(ifindex) => to_client(world, ifindex),
+        None => deliver::to_stack(world),
+    }
+}
+
+/// Rewrites a backend's answer for the client outside; returns the interface that leads there. None when the
+/// packet is not such an answer.
+///
+/// # Errors
+/// `Malformed` when the kernel refuses a write.
+#[inline(always)]
+pub fn answer<W: World>(world: &W, scratch: &mut Scratch) -> Result<Option<u32>, Reason> {
+    let now = world.now();
+    let to = &scratch.to;
+    let high = scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, scratch.packet.proto);
+    let Some(mut flow) = world.flow(&scratch.key) else { return Ok(None) };
+    let reply = (flow.flags & fairlead_abi::CtEntry::HIGH_OPENED != 0) != high;
+    if flow.expires < now || !reply || flow.flags & fairlead_abi::CtEntry::SNAT == 0 {
+        return Ok(None);
+    }
+    crate::conntrack::track(&scratch.packet, &mut flow, true, now);
+    let to = &mut scratch.to;
+    (to.src, to.src_port) = (flow.virtual_addr, flow.virtual_port);
+    (to.dst, to.dst_port) = (flow.client, flow.client_port);
+    let ifindex = flow.ifindex;
+    rewrite::apply(world, scratch)?;
+    Ok(Some(ifindex))
+}
+
+/// Sends to a client outside. The stack would refuse a packet from outside that has its own address as the
+/// source, so the next hop is looked up without it.
+#[inline(always)]
+pub fn to_client<W: World>(world: &W, ifindex: u32) -> Outcome {
+    world.count(Metric::ToClient);
+    Ok(world.redirect_neigh(ifindex))
+}
+
+/// What this node sends to other nodes, from its pods and its stack.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn to_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    let config = config(world)?;
+    match world.ether_type() {
+        ETH_IPV4 => {}
+        ETH_IPV6 => return Err(parse::ipv6(world, scratch)),
+        _ => return Err(Reason::UnknownEtherType),
+    }
+    scratch.rule = 0;
+    scratch.endpoint = 0;
+    scratch.packet = Packet::default();
+    let mut ip = parse::Ipv4::default();
+    if !world.load(parse::L3, &mut ip) {
+        return Err(Reason::Malformed);
+    }
+    scratch.packet.proto = ip.proto;
+    scratch.packet.src = Addr::from_v4_word(ip.src);
+    scratch.packet.dst = Addr::from_v4_word(ip.dst);
+    let dst = scratch.packet.dst;
+    match world.route(&dst) {
+        Some(route) if world.set_tunnel(config.vni, &route.node) => Ok(NEXT),
+        _ => Err(Reason::NoRoute),
+    }
+}

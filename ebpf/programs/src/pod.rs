@@ -1,0 +1,180 @@
+//! The host side of a pod's veth.
+
+use crate::conntrack::{Parties, admit, forget_translation};
+use crate::parse::{self, ETH_ARP, ETH_IPV4, ETH_IPV6, Packet};
+use crate::world::{config, is_own};
+use crate::{Outcome, Scratch, World, deliver, icmp, rewrite, service};
+use fairlead_abi::{Addr, Config, CtEntry, Endpoint, Reason};
+
+/// What a pod sends.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn from_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    let config = config(world)?;
+    match world.ether_type() {
+        ETH_IPV4 => {}
+        ETH_ARP => return arp(world, scratch),
+        ETH_IPV6 => return Err(parse::ipv6(world, scratch)),
+        _ => return Err(Reason::UnknownEtherType),
+    }
+    let parsed = parse::ipv4(world, scratch);
+    let endpoint = own_endpoint(world, scratch, Reason::SpoofedSource)?;
+    parsed?;
+    if parse::is_bad_destination(&scratch.packet.dst) {
+        return Err(Reason::BadDestination);
+    }
+    if parse::is_forged_overlay(world, config, &scratch.packet) {
+        return Err(Reason::ForgedOverlay);
+    }
+    forget_translation(scratch);
+    if scratch.packet.is(Packet::ICMP_ERROR) && endpoint.flags & Endpoint::CLOSED == 0 {
+        let mine = icmp::read(world, scratch) && scratch.inner.dst == scratch.packet.src;
+        if mine && icmp::related(world, scratch, true)?.is_some() {
+            return leave(world, scratch, config, endpoint, false);
+        }
+    }
+    let dst = scratch.packet.dst;
+    let cluster = config.cluster_v4.contains(&dst) || dst == Config::POD_GATEWAY_V4;
+    let translated = !cluster && service::translate(world, scratch, config, false)?;
+    let node = (!cluster || dst == config.gateway_v4 || translated) && is_own(world, &scratch.to.dst);
+    if node && !translated {
+        return deliver::to_stack(world);
+    }
+    send(world, scratch, config, endpoint, node, translated)
+}
+
+/// Judges, translates and sends what is not for the node itself.
+#[inline(always)]
+fn send<W: World>(
+    world: &W,
+    scratch: &mut Scratch,
+    config: &Config,
+    endpoint: &Endpoint,
+    node: bool,
+    translated: bool,
+) -> Outcome {
+    if endpoint.flags & Endpoint::CLOSED != 0 && !node {
+        scratch.endpoint = endpoint.id;
+        return Err(Reason::EndpointClosed);
+    }
+    // A pod that talks to itself through a Service has the gateway as its peer.
+    let hairpin = scratch.to.src == Config::POD_GATEWAY_V4 || scratch.to.dst == Config::POD_GATEWAY_V4;
+    let dst = scratch.to.dst;
+    let destination = if hairpin {
+        Some(endpoint)
+    } else if config.pods_v4.contains(&dst) {
+        deliver::pod(world, scratch, &dst)?
+    } else {
+        None
+    };
+    let seen = admit(world, scratch, &Parties { source: Some(endpoint), destination, node })?;
+    if hairpin && seen.flags & CtEntry::SNAT == 0 {
+        return Err(Reason::BadDestination);
+    }
+    let back = seen.is_translated_reply() && destination.is_some();
+    if back {
+        restore(scratch, seen.flags);
+    }
+    leave(world, scratch, config, endpoint, translated || back)
+}
+
+/// The ends as the client knows them.
+#[inline(always)]
+pub fn restore(scratch: &mut Scratch, flags: u8) {
+    let (to, found) = (&mut scratch.to, &scratch.fresh);
+    (to.src, to.src_port) = (found.virtual_addr, found.virtual_port);
+    if flags & CtEntry::SNAT != 0 {
+        (to.dst, to.dst_port) = (found.client, found.client_port);
+    }
+}
+
+#[inline(always)]
+fn leave<W: World>(
+    world: &W,
+    scratch: &mut Scratch,
+    config: &Config,
+    endpoint: &Endpoint,
+    changed: bool,
+) -> Outcome {
+    if changed {
+        rewrite::apply(world, scratch)?;
+    }
+    let dst = scratch.to.dst;
+    if dst == scratch.packet.src {
+        // A pod's address is its own: the pair is known without a look-up.
+        return deliver::to_pod(world, endpoint);
+    }
+    if config.pods_v4.contains(&dst)
+        && let Some(destination) = deliver::pod(world, scratch, &dst)?
+    {
+        return deliver::to_pod(world, destination);
+    }
+    deliver::away(world, config, &dst)
+}
+
+/// The endpoint whose veth the program is attached to, found by the packet's source.
+#[inline(always)]
+fn own_endpoint<'a, W: World>(
+    world: &'a W,
+    scratch: &Scratch,
+    otherwise: Reason,
+) -> Result<&'a Endpoint, Reason> {
+    if scratch.packet.src == Addr::UNSPECIFIED {
+        // Not even an address was read.
+        return Err(Reason::Malformed);
+    }
+    match world.endpoint(&scratch.packet.src) {
+        Some(endpoint) if endpoint.ifindex == world.ifindex() => Ok(endpoint),
+        _ => Err(otherwise),
+    }
+}
+
+/// A pod may ask and answer for its own address only. The node's neighbour table takes what it says.
+#[inline(always)]
+fn arp<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    parse::arp(world, scratch)?;
+    own_endpoint(world, scratch, Reason::SpoofedSource)?;
+    deliver::to_stack(world)
+}
+
+/// What the node's stack sends to a pod: its own traffic, and what it routed.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn to_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    config(world)?;
+    match world.ether_type() {
+        ETH_IPV4 => {}
+        ETH_ARP => return deliver::to_stack(world),
+        ETH_IPV6 => return Err(parse::ipv6(world, scratch)),
+        _ => return Err(Reason::UnknownEtherType),
+    }
+    parse::ipv4(world, scratch)?;
+    // Only what the node itself made has never come in by an interface.
+    let node = world.ingress_ifindex() == 0;
+    let dst = scratch.packet.dst;
+    let endpoint = match world.endpoint(&dst) {
+        Some(endpoint) if endpoint.ifindex == world.ifindex() => endpoint,
+        _ => return Err(Reason::UnknownEndpoint),
+    };
+    if endpoint.flags & Endpoint::CLOSED != 0 && !node {
+        scratch.endpoint = endpoint.id;
+        return Err(Reason::EndpointClosed);
+    }
+    forget_translation(scratch);
+    if scratch.packet.is(Packet::ICMP_ERROR)
+        && icmp::read(world, scratch)
+        && icmp::related(world, scratch, false)?.is_some()
+    {
+        return deliver::to_stack(world);
+    }
+    let seen = admit(world, scratch, &Parties { source: None, destination: Some(endpoint), node })?;
+    if seen.is_translated_reply() {
+        restore(scratch, seen.flags);
+        rewrite::apply(world, scratch)?;
+    }
+    deliver::to_stack(world)
+}

@@ -1,0 +1,203 @@
+//! The device that leads out of the cluster.
+//!
+//! Everything the node itself sends and receives passes here, too. What is not about pods and Services goes on
+//! untouched, even when it does not parse: it is the stack's.
+
+use crate::conntrack::{self, Parties, admit, forget_translation};
+use crate::parse::{self, ETH_IPV4, Packet, proto};
+use crate::service::{self, is_translated_port};
+use crate::world::{config, is_own};
+use crate::{NEXT, Outcome, Scratch, World, deliver, icmp, masquerade, overlay, pod, rewrite};
+use fairlead_abi::{Config, CtEntry, Metric, Reason};
+
+/// What comes from outside.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn from_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    let Ok(config) = config(world) else { return Ok(NEXT) };
+    if world.ether_type() != ETH_IPV4 || parse::ipv4(world, scratch).is_err() {
+        return Ok(NEXT);
+    }
+    if is_overlay(config, &scratch.packet) {
+        return Ok(NEXT);
+    }
+    forget_translation(scratch);
+    let (src, dst) = (scratch.packet.src, scratch.packet.dst);
+    let to_pod = config.pods_v4.contains(&dst);
+    let all_hidden = Config::OVERLAY | Config::MASQUERADE;
+    if config.cluster_v4.contains(&src)
+        && config.flags & Config::OVERLAY != 0
+        && (to_pod || config.flags & all_hidden == all_hidden)
+    {
+        // Pods of other nodes come by the overlay, and what they send here leaves their node masqueraded.
+        return Err(Reason::SpoofedSource);
+    }
+    if !to_pod {
+        if scratch.packet.is(Packet::ICMP_ERROR) {
+            return error(world, scratch, config);
+        }
+        let ports = matches!(scratch.packet.proto, proto::TCP | proto::UDP | proto::ICMP);
+        if !ports || is_translated_port(config, scratch.packet.dst_port) {
+            if let Some(ifindex) = overlay::answer(world, scratch)? {
+                return overlay::to_client(world, ifindex);
+            }
+            if masquerade::back(world, scratch).is_some() {
+                return inward(world, scratch);
+            }
+        }
+        if service::translate(world, scratch, config, true)? {
+            return serve(world, scratch, config);
+        }
+        return Ok(NEXT);
+    }
+    inward(world, scratch)
+}
+
+/// Between nodes, VXLAN packets are not for any table.
+#[inline(always)]
+fn is_overlay(config: &Config, packet: &Packet) -> bool {
+    packet.proto == proto::UDP
+        && packet.dst_port.0 == config.vxlan_port.0
+        && config.flags & Config::OVERLAY != 0
+        && !config.cluster_v4.contains(&packet.src)
+}
+
+/// To the pod `scratch.to.dst`.
+#[inline(always)]
+fn inward<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    let dst = scratch.to.dst;
+    let Some(endpoint) = deliver::pod(world, scratch, &dst)? else {
+        if is_own(world, &dst) {
+            // A flow of the node itself, on a port of the range.
+            return Ok(NEXT);
+        }
+        return Err(Reason::UnknownEndpoint);
+    };
+    if scratch.packet.is(Packet::ICMP_ERROR)
+        && icmp::read(world, scratch)
+        && icmp::related(world, scratch, false)?.is_some()
+    {
+        return deliver::to_pod(world, endpoint);
+    }
+    let parties = Parties { source: None, destination: Some(endpoint), node: false };
+    let seen = admit(world, scratch, &parties)?;
+    if seen.is_translated_reply() {
+        pod::restore(scratch, seen.flags);
+    }
+    rewrite::apply(world, scratch)?;
+    deliver::to_pod(world, endpoint)
+}
+
+/// To the backend that was chosen.
+#[inline(always)]
+fn serve<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Outcome {
+    let dst = scratch.to.dst;
+    let destination = deliver::pod(world, scratch, &dst)?;
+    let node = destination.is_none() && is_own(world, &dst);
+    admit(world, scratch, &Parties { source: None, destination, node })?;
+    rewrite::apply(world, scratch)?;
+    if let Some(endpoint) = destination {
+        return deliver::to_pod(world, endpoint);
+    }
+    if node {
+        return deliver::to_stack(world);
+    }
+    if config.flags & Config::OVERLAY != 0 && config.cluster_v4.contains(&dst) {
+        world.count(Metric::ToOverlay);
+        return Ok(world.redirect(config.overlay_ifindex));
+    }
+    // The stack would refuse a packet from outside that has its own address as the source.
+    Ok(world.redirect_neigh(world.ifindex()))
+}
+
+/// An ICMP error for the node's address: about what was masqueraded, or about an answer of a Service.
+#[inline(always)]
+fn error<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Outcome {
+    if !icmp::read(world, scratch) {
+        return Ok(NEXT);
+    }
+    let masqueraded = icmp::unmasquerade(world, scratch)?;
+    let Some(ifindex) = icmp::related(world, scratch, false)? else {
+        // Without a flow behind it, it may not enter; and with the node as its destination it need not.
+        return if masqueraded { Err(Reason::PolicyIngress) } else { Ok(NEXT) };
+    };
+    let dst = scratch.to.dst;
+    if let Some(endpoint) = deliver::pod(world, scratch, &dst)? {
+        return deliver::to_pod(world, endpoint);
+    }
+    if is_own(world, &dst) {
+        return Ok(NEXT);
+    }
+    if config.flags & Config::OVERLAY != 0 && config.cluster_v4.contains(&dst) {
+        return Ok(world.redirect(config.overlay_ifindex));
+    }
+    let out = if ifindex != 0 { ifindex } else { world.ifindex() };
+    overlay::to_client(world, out)
+}
+
+/// What leaves for the outside.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn to_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    let Ok(config) = config(world) else { return Ok(NEXT) };
+    if world.ether_type() != ETH_IPV4 {
+        return Ok(NEXT);
+    }
+    if let Err(reason) = parse::ipv4(world, scratch) {
+        let pod = config.pods_v4.contains(&scratch.packet.src);
+        return if pod { Err(reason) } else { Ok(NEXT) };
+    }
+    let packet = &scratch.packet;
+    if is_overlay(config, packet) {
+        return Ok(NEXT);
+    }
+    let now = world.now();
+    if packet.is(Packet::ICMP_ERROR) && icmp::read(world, scratch) {
+        if icmp::related(world, scratch, false)?.is_some() && scratch.to.src == config.node_v4 {
+            return Ok(NEXT);
+        }
+        if icmp::masquerade(world, scratch)? {
+            return Ok(NEXT);
+        }
+    }
+    let (to, packet) = (&scratch.to, &scratch.packet);
+    let high = scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, packet.proto);
+    if let Some(mut flow) = world.flow(&scratch.key)
+        && flow.expires >= now
+    {
+        let reply = (flow.flags & CtEntry::HIGH_OPENED != 0) != high;
+        if reply && flow.flags & CtEntry::DNAT != 0 {
+            conntrack::track(&scratch.packet, &mut flow, true, now);
+            let to = &mut scratch.to;
+            (to.src, to.src_port) = (flow.virtual_addr, flow.virtual_port);
+            rewrite::apply(world, scratch)?;
+            return Ok(NEXT);
+        }
+        if reply || flow.flags & CtEntry::SNAT != 0 {
+            return Ok(NEXT);
+        }
+    }
+    if !leaves_hidden(config, &scratch.packet) {
+        return Ok(NEXT);
+    }
+    masquerade::leave(world, scratch, config)?;
+    rewrite::apply(world, scratch)?;
+    Ok(NEXT)
+}
+
+/// Pods' packets to the outside; and the node's own ones on a port of the range, so that no pod's flow can be
+/// given the same ends.
+#[inline(always)]
+fn leaves_hidden(config: &Config, packet: &Packet) -> bool {
+    if config.flags & Config::MASQUERADE == 0 || config.cluster_v4.contains(&packet.dst) {
+        return false;
+    }
+    config.pods_v4.contains(&packet.src)
+        || (packet.src == config.node_v4
+            && is_translated_port(config, packet.src_port)
+            && !parse::is_bad_destination(&packet.dst))
+}
