@@ -16,6 +16,7 @@ pub mod write;
 
 mod deployment;
 mod disruption;
+mod endpoint;
 mod eviction;
 mod expectation;
 mod furnish;
@@ -45,6 +46,8 @@ type Start = fn(&Context) -> BoxFuture<'static, ()>;
 /// Every controller there is, by the name upstream gives it.
 const REGISTRY: &[(&str, Start)] = &[
     ("deployment-controller", deployment::start),
+    ("endpoints-controller", endpoint::legacy::start),
+    ("endpointslice-controller", endpoint::slice::start),
     ("namespace-controller", namespace::start),
     ("node-ipam-controller", nodeipam::start),
     ("node-lifecycle-controller", nodelifecycle::start),

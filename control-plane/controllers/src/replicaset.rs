@@ -120,7 +120,7 @@ impl Controller {
         let api: Api<ReplicaSet> = Api::namespaced(self.context.client.clone(), &key.namespace);
         match write::status(&api, &*set, set.status.as_ref(), &status).await {
             Ok(_) => {}
-            Err(failure) if is_gone(&failure) => return Ok(None),
+            Err(failure) if failure.is_not_found() => return Ok(None),
             Err(failure) => return Err(failure),
         }
         if let Some((_, error)) = failure {
@@ -189,11 +189,6 @@ impl Controller {
         }
         by_node
     }
-}
-
-fn is_gone(failure: &crate::queue::Failure) -> bool {
-    matches!(failure, crate::queue::Failure::Api { source, .. }
-        if matches!(&**source, kube::Error::Api(status) if status.is_not_found()))
 }
 
 /// `spec.replicas`; 1 when not set, as the API defaults it.

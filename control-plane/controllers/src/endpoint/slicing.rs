@@ -1,0 +1,269 @@
+//! From pods to slices: what a Service's EndpointSlices should hold, and the fewest writes that lead there. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+
+use super::{addresses, hostname, ports, publishes_not_ready, target, target_port};
+use crate::pod;
+
+/// Endpoints in one slice.
+pub const CAPACITY: usize = 100;
+
+/// Endpoints that share their ports. The key is the ports' JSON, so that groups have an order of their own.
+pub type Groups = BTreeMap<String, (Vec<EndpointPort>, Vec<Endpoint>)>;
+
+/// The endpoints of a family, by ports. `zone_of` tells the zone of a node.
+pub fn group(
+    service: &Service,
+    family: &str,
+    pods: &[Arc<Pod>],
+    zone_of: impl Fn(&str) -> Option<String>,
+) -> Groups {
+    let mut groups = Groups::new();
+    for pod in pods.iter().filter(|pod| !pod::is_finished(pod)) {
+        let Some(endpoint) = endpoint(service, family, pod, &zone_of) else { continue };
+        let ports = endpoint_ports(service, pod);
+        let key = serde_json::to_string(&ports).unwrap_or_default();
+        groups.entry(key).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
+    }
+    groups
+}
+
+fn endpoint_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
+    let found = ports(service).iter().filter_map(|port| {
+        Some(EndpointPort {
+            name: Some(port.name.clone().unwrap_or_default()),
+            port: Some(target_port(pod, port)?),
+            protocol: Some(port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())),
+            app_protocol: port.app_protocol.clone(),
+        })
+    });
+    found.collect()
+}
+
+fn endpoint(
+    service: &Service,
+    family: &str,
+    pod: &Pod,
+    zone_of: &impl Fn(&str) -> Option<String>,
+) -> Option<Endpoint> {
+    let addresses: Vec<String> = addresses(pod, family).map(ToOwned::to_owned).collect();
+    if addresses.is_empty() {
+        return None;
+    }
+    let serving = pod::is_ready(pod);
+    let terminating = pod::is_terminating(pod);
+    let node = pod::node_of(pod);
+    Some(Endpoint {
+        addresses,
+        conditions: Some(EndpointConditions {
+            ready: Some(publishes_not_ready(service) || (serving && !terminating)),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
+        node_name: node.map(ToOwned::to_owned),
+        zone: node.and_then(zone_of),
+        hostname: hostname(pod, service),
+        target_ref: Some(target(pod)),
+        ..Default::default()
+    })
+}
+
+/// One write to a slice.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A new slice with those ports and endpoints.
+    Create(Vec<EndpointPort>, Vec<Endpoint>),
+    /// New content for the slice at that place of the existing ones.
+    Update(usize, Vec<Endpoint>),
+    /// The slice at that place is needed no more.
+    Delete(usize),
+}
+
+/// The changes that make `existing` (of one family) hold exactly `groups`.
+///
+/// An endpoint stays in the slice where it is. New ones fill up slices that are written anyway, then one slice that
+/// has room for all of the rest, then new slices; a slice that changes nothing is not written.
+pub fn plan(existing: &[Arc<EndpointSlice>], mut groups: Groups) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut kept: BTreeMap<String, Vec<Draft>> = BTreeMap::new();
+    for (place, slice) in existing.iter().enumerate() {
+        let key = serde_json::to_string(slice.ports.as_deref().unwrap_or_default()).unwrap_or_default();
+        let draft = match groups.get_mut(&key) {
+            Some((_, wanted)) => Draft::keep(place, slice, wanted),
+            None => Draft { place, endpoints: Vec::new(), dirty: true },
+        };
+        kept.entry(key).or_default().push(draft);
+    }
+    let placeholder = groups.is_empty();
+    for (key, (ports, rest)) in groups {
+        let drafts = kept.entry(key).or_default();
+        let overflow = fill(drafts, rest);
+        for endpoints in overflow.chunks(CAPACITY) {
+            changes.push(Change::Create(ports.clone(), endpoints.to_vec()));
+        }
+    }
+    // A Service without endpoints keeps one empty slice, so that "none" differs from "not looked at yet".
+    let mut drafts: Vec<Draft> = kept.into_values().flatten().collect();
+    drafts.sort_by_key(|draft| draft.place);
+    let mut spared = !placeholder;
+    for draft in drafts {
+        if draft.endpoints.is_empty() && spared {
+            changes.push(Change::Delete(draft.place));
+            continue;
+        }
+        let was = existing.get(draft.place).and_then(|slice| slice.endpoints.as_deref()).unwrap_or_default();
+        if draft.dirty && was != draft.endpoints {
+            changes.push(Change::Update(draft.place, draft.endpoints));
+        }
+        spared = true;
+    }
+    if !spared {
+        changes.push(Change::Create(Vec::new(), Vec::new()));
+    }
+    changes
+}
+
+struct Draft {
+    place: usize,
+    endpoints: Vec<Endpoint>,
+    dirty: bool,
+}
+
+impl Draft {
+    /// What of a slice is still wanted, in its newest form; that is taken out of `wanted`.
+    fn keep(place: usize, slice: &EndpointSlice, wanted: &mut Vec<Endpoint>) -> Self {
+        let mut draft = Self { place, endpoints: Vec::new(), dirty: false };
+        for known in slice.endpoints.iter().flatten() {
+            let same = wanted.iter().position(|endpoint| is_same(endpoint, known));
+            match same.map(|index| wanted.swap_remove(index)) {
+                Some(endpoint) => {
+                    draft.dirty |= endpoint != *known;
+                    draft.endpoints.push(endpoint);
+                }
+                None => draft.dirty = true,
+            }
+        }
+        draft
+    }
+}
+
+fn is_same(a: &Endpoint, b: &Endpoint) -> bool {
+    let uid = |endpoint: &Endpoint| endpoint.target_ref.as_ref().and_then(|target| target.uid.clone());
+    a.addresses == b.addresses && uid(a) == uid(b)
+}
+
+/// Puts `rest` into the drafts; returns what needs slices of its own.
+fn fill(drafts: &mut [Draft], mut rest: Vec<Endpoint>) -> Vec<Endpoint> {
+    for draft in drafts.iter_mut().filter(|draft| draft.dirty) {
+        let room = CAPACITY.saturating_sub(draft.endpoints.len()).min(rest.len());
+        draft.endpoints.extend(rest.drain(..room));
+    }
+    if rest.is_empty() || rest.len() >= CAPACITY {
+        return rest;
+    }
+    // The fullest slice that has room for all: fewer slices over time, and one write now.
+    let fits = drafts.iter_mut().filter(|draft| draft.endpoints.len() + rest.len() <= CAPACITY);
+    if let Some(draft) = fits.max_by_key(|draft| draft.endpoints.len()) {
+        draft.endpoints.append(&mut rest);
+        draft.dirty = true;
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, ready: bool) -> Arc<Pod> {
+        let status = if ready { "True" } else { "False" };
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "namespace": "d", "uid": name},
+                "spec": {"nodeName": "n1", "containers": [
+                    {"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}]},
+                "status": {"phase": "Running", "podIPs": [{"ip": format!("10.0.0.{name}")}],
+                    "conditions": [{"type": "Ready", "status": status}]}
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn service() -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": "s"},
+            "spec": {"selector": {"a": "b"}, "ports": [{"port": 80, "targetPort": "web"}]}
+        }))
+        .unwrap()
+    }
+
+    fn groups(pods: &[Arc<Pod>]) -> Groups {
+        group(&service(), "IPv4", pods, |_| None)
+    }
+
+    fn written(change: &Change) -> Arc<EndpointSlice> {
+        let Change::Create(ports, endpoints) = change else { panic!("not a creation: {change:?}") };
+        Arc::new(EndpointSlice {
+            ports: Some(ports.clone()),
+            endpoints: Some(endpoints.clone()),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn named_ports_and_conditions_are_those_of_the_pod() {
+        let groups = groups(&[pod("1", true), pod("2", false)]);
+        let (ports, endpoints) = groups.values().next().unwrap();
+        assert_eq!(ports[0].port, Some(8080));
+        let ready: Vec<_> =
+            endpoints.iter().map(|endpoint| endpoint.conditions.as_ref().unwrap().ready).collect();
+        assert_eq!(ready, [Some(true), Some(false)]);
+    }
+
+    #[test]
+    fn nothing_is_written_when_nothing_changed() {
+        let pods = [pod("1", true), pod("2", true)];
+        let first = plan(&[], groups(&pods));
+        assert_eq!(first.len(), 1);
+        assert_eq!(plan(&[written(&first[0])], groups(&pods)), []);
+    }
+
+    #[test]
+    fn one_changed_pod_is_one_update_of_its_slice() {
+        let slice = written(&plan(&[], groups(&[pod("1", true), pod("2", true)]))[0]);
+        let changes = plan(&[slice], groups(&[pod("1", true), pod("2", false)]));
+        let [Change::Update(0, endpoints)] = changes.as_slice() else { panic!("{changes:?}") };
+        assert_eq!(endpoints.len(), 2);
+    }
+
+    #[test]
+    fn slices_hold_a_hundred_and_a_full_one_is_left_alone() {
+        let pods: Vec<_> = (0..150).map(|number| pod(&number.to_string(), true)).collect();
+        let first = plan(&[], groups(&pods));
+        let sizes: Vec<_> =
+            first.iter().map(|change| written(change).endpoints.as_ref().unwrap().len()).collect();
+        assert_eq!(sizes, [100, 50]);
+        let slices: Vec<_> = first.iter().map(written).collect();
+        let more: Vec<_> = (0..151).map(|number| pod(&number.to_string(), true)).collect();
+        let changes = plan(&slices, groups(&more));
+        let [Change::Update(1, endpoints)] = changes.as_slice() else { panic!("{changes:?}") };
+        assert_eq!(endpoints.len(), 51);
+    }
+
+    #[test]
+    fn a_service_without_pods_keeps_one_empty_slice() {
+        let empty = plan(&[], groups(&[]));
+        assert_eq!(empty, [Change::Create(Vec::new(), Vec::new())]);
+        assert_eq!(plan(&[written(&empty[0])], groups(&[])), []);
+        let slice = written(&plan(&[], groups(&[pod("1", true)]))[0]);
+        assert_eq!(plan(&[slice], groups(&[])), [Change::Update(0, Vec::new())]);
+        // The placeholder goes when there is a real one.
+        let changes = plan(&[written(&empty[0])], groups(&[pod("1", true)]));
+        assert!(matches!(changes.as_slice(), [Change::Create(..), Change::Delete(0)]), "{changes:?}");
+    }
+}
