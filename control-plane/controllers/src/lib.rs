@@ -3,6 +3,7 @@
 //! Every controller is level-triggered and knows the API through a `kube::Client` only. They share one informer per
 //! kind, and each can be killed between any two writes: the next run continues from what it finds.
 
+pub mod affinity;
 pub mod clock;
 pub mod event;
 pub mod informer;
@@ -14,6 +15,7 @@ pub mod selector;
 pub mod toleration;
 pub mod write;
 
+mod daemonset;
 mod deployment;
 mod disruption;
 mod endpoint;
@@ -45,6 +47,7 @@ type Start = fn(&Context) -> BoxFuture<'static, ()>;
 
 /// Every controller there is, by the name upstream gives it.
 const REGISTRY: &[(&str, Start)] = &[
+    ("daemonset-controller", daemonset::start),
     ("deployment-controller", deployment::start),
     ("endpoints-controller", endpoint::legacy::start),
     ("endpointslice-controller", endpoint::slice::start),

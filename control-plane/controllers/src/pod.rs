@@ -18,9 +18,12 @@ pub fn strip(pod: &mut Pod) {
         annotations.retain(|key, _| key.starts_with("controller.kubernetes.io/"));
     }
     if let Some(spec) = &mut pod.spec {
+        // A daemon pod that waits for its node names it here only.
+        if spec.node_name.is_some() {
+            spec.affinity = None;
+        }
         spec.volumes = None;
         spec.ephemeral_containers = None;
-        spec.affinity = None;
         spec.topology_spread_constraints = None;
         for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
             container.args = None;

@@ -1,10 +1,10 @@
 //! Deployment: one ReplicaSet per revision of the template, and a controlled walk from the old ones to the new.
 
 mod condition;
-mod plan;
+pub mod plan;
 mod revision;
 mod status;
-mod template;
+pub mod template;
 
 use std::sync::Arc;
 use std::time::Duration;

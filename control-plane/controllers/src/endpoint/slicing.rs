@@ -12,7 +12,7 @@ use crate::pod;
 /// Endpoints in one slice.
 pub const CAPACITY: usize = 100;
 
-/// Endpoints that share their ports. The key is the ports' JSON, so that groups have an order of their own.
+/// Endpoints that share their ports, by the ports' key.
 pub type Groups = BTreeMap<String, (Vec<EndpointPort>, Vec<Endpoint>)>;
 
 /// The endpoints of a family, by ports. `zone_of` tells the zone of a node.
@@ -26,10 +26,23 @@ pub fn group(
     for pod in pods.iter().filter(|pod| !pod::is_finished(pod)) {
         let Some(endpoint) = endpoint(service, family, pod, &zone_of) else { continue };
         let ports = endpoint_ports(service, pod);
-        let key = serde_json::to_string(&ports).unwrap_or_default();
-        groups.entry(key).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
+        groups.entry(key_of(&ports)).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
     }
     groups
+}
+
+/// Ports that serve the same have the same key, whether an empty name is written out or left away.
+fn key_of(ports: &[EndpointPort]) -> String {
+    let mut parts: Vec<String> = ports
+        .iter()
+        .map(|port| {
+            let text = |field: &Option<String>| field.clone().unwrap_or_default();
+            let number = port.port.map(|port| port.to_string()).unwrap_or_default();
+            [text(&port.name), number, text(&port.protocol), text(&port.app_protocol)].join("|")
+        })
+        .collect();
+    parts.sort();
+    parts.join(",")
 }
 
 fn endpoint_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
@@ -91,7 +104,7 @@ pub fn plan(existing: &[Arc<EndpointSlice>], mut groups: Groups) -> Vec<Change> 
     let mut changes = Vec::new();
     let mut kept: BTreeMap<String, Vec<Draft>> = BTreeMap::new();
     for (place, slice) in existing.iter().enumerate() {
-        let key = serde_json::to_string(slice.ports.as_deref().unwrap_or_default()).unwrap_or_default();
+        let key = key_of(slice.ports.as_deref().unwrap_or_default());
         let draft = match groups.get_mut(&key) {
             Some((_, wanted)) => Draft::keep(place, slice, wanted),
             None => Draft { place, endpoints: Vec::new(), dirty: true },
