@@ -27,6 +27,7 @@ mod fields;
 mod flowschema;
 mod horizontalpodautoscaler;
 mod horizontalpodautoscaler_v1;
+mod hpa;
 mod ingress;
 mod ingressclass;
 mod ipaddress;

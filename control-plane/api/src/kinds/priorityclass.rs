@@ -18,13 +18,6 @@ pub static KIND: Kind = Kind {
     message: "api.scheduling.v1.PriorityClass",
     storage: "priorityclasses",
     prepare_create: strategy::first_generation,
-    prepare_update: |new, old| {
-        strategy::count(new, old, |v| {
-            let mut v = v.clone();
-            v["metadata"] = Value::Null;
-            v
-        })
-    },
     default: |v| d::unset(v, "preemptionPolicy", json!("PreemptLowerPriority")),
     validate,
     validate_update,

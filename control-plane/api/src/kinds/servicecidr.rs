@@ -1,6 +1,11 @@
 //! networking.k8s.io/v1 ServiceCIDR.
 
+use super::{cells as c, strategy};
+use crate::field::ErrorList;
+use crate::kind::Printing;
 use crate::kind::{Act, Kind, Subresource};
+use crate::validate::{Field, net};
+use serde_json::{Value, json};
 
 pub static KIND: Kind = Kind {
     group: "networking.k8s.io",
@@ -12,5 +17,37 @@ pub static KIND: Kind = Kind {
     message: "api.networking.v1.ServiceCIDR",
     storage: "servicecidrs",
     subresources: &[Subresource { name: "status", verbs: &["get", "patch", "update"], act: Act::Status }],
+    prepare_create: strategy::create_blank,
+    prepare_update: strategy::update,
+    prepare_status: strategy::status_only,
+    validate,
+    validate_update: |new, old| strategy::immutable(new, old, &["spec.cidrs"]),
+    cells,
     ..Kind::BASE
 };
+
+fn validate(v: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let list = Field::root(v).get("spec").get("cidrs");
+    if list.is_empty() {
+        list.required(&mut e, "at least one CIDR required");
+    }
+    if list.len() > 2 {
+        list.invalid(&mut e, "may only hold up to 2 values");
+        return e;
+    }
+    let read: Vec<_> = list.items().filter_map(|f| net::cidr(&f, &mut e)).collect();
+    if let [a, b] = read[..] {
+        if a.addr().is_ipv4() == b.addr().is_ipv4() {
+            list.invalid(
+                &mut e,
+                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+            );
+        }
+    }
+    e
+}
+
+fn cells(o: &Value, p: &Printing) -> Vec<Value> {
+    vec![c::name(o), json!(c::joined(&o["spec"]["cidrs"], ",")), c::age(o, p)]
+}
