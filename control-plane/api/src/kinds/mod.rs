@@ -19,6 +19,7 @@ mod customresourcedefinition;
 mod daemonset;
 mod deployment;
 mod deviceclass;
+mod devices;
 mod endpoints;
 mod endpointslice;
 mod event;
@@ -47,6 +48,7 @@ mod persistentvolumeclaim;
 mod pod;
 mod poddisruptionbudget;
 mod podtemplate;
+mod policies;
 mod priorityclass;
 mod prioritylevelconfiguration;
 mod rbac;
@@ -78,6 +80,7 @@ mod validatingwebhookconfiguration;
 mod volumeattachment;
 mod volumeattributesclass;
 mod warnings;
+mod webhooks;
 
 /// Every kind that is served, in upstream's discovery order.
 pub static REGISTRY: &[&Kind] = &[

@@ -1,5 +1,6 @@
 //! admissionregistration.k8s.io/v1 MutatingAdmissionPolicy.
 
+use super::{policies, strategy};
 use crate::kind::Kind;
 
 pub static KIND: Kind = Kind {
@@ -12,5 +13,12 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicy",
     message: "api.admissionregistration.v1.MutatingAdmissionPolicy",
     storage: "mutatingadmissionpolicies",
+    default: policies::default,
+    prepare_create: strategy::first_generation,
+    prepare_update: |new, old| strategy::count(new, old, |v| v["spec"].clone()),
+
+    validate: policies::mutating,
+    cells: policies::mutating_cells,
+    generation: true,
     ..Kind::BASE
 };

@@ -1,6 +1,10 @@
 //! resource.k8s.io/v1 ResourceClaimTemplate.
 
+use super::{cells as c, devices, strategy};
 use crate::kind::Kind;
+use crate::validate::Field;
+use crate::{field::ErrorList, pod::defaults as d};
+use serde_json::Value;
 
 pub static KIND: Kind = Kind {
     group: "resource.k8s.io",
@@ -10,5 +14,21 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.resource.v1.ResourceClaimTemplate",
     message: "api.resource.v1.ResourceClaimTemplate",
     storage: "resourceclaimtemplates",
+    default,
+    validate: |v| {
+        let mut e = ErrorList::new();
+        devices::spec(&Field::root(v).get("spec").get("spec"), &mut e);
+        e
+    },
+    validate_update: |new, old| strategy::immutable(new, old, &["spec"]),
+    cells: |o, p| vec![c::name(o), c::age(o, p)],
     ..Kind::BASE
 };
+
+fn default(v: &mut Value) {
+    let Some(outer) = d::object(v, "spec") else { return };
+    d::object(outer, "metadata");
+    if let Some(spec) = d::object(outer, "spec") {
+        devices::default(spec);
+    }
+}
