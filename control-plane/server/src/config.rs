@@ -1,0 +1,90 @@
+//! What the server is told on its command line.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+/// How a control plane is run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Directory for the store, certificates and admin.kubeconfig
+    #[arg(long)]
+    pub data_dir: PathBuf,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub bind_address: IpAddr,
+    /// Port to listen on; 0 takes any free one
+    #[arg(long, default_value_t = 6443)]
+    pub secure_port: u16,
+    /// Address that nodes and pods reach this server at [default: the bind address, or the one of the default route]
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// Further names and addresses for the serving certificate
+    #[arg(long, value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// Address ranges of pods; each node gets a part
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
+    pub cluster_cidr: Vec<IpNet>,
+    /// Address ranges of Services
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
+    pub service_cluster_ip_range: Vec<IpNet>,
+    /// Ports of Services of type NodePort and LoadBalancer
+    #[arg(long, default_value = "30000-32767", value_parser = port_range)]
+    pub service_node_port_range: RangeInclusive<u16>,
+    /// Client URLs of an etcd cluster, in place of the embedded store
+    #[arg(long, value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// Authority that signed the certificates of etcd (PEM)
+    #[arg(long)]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd (PEM)
+    #[arg(long, requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of the client certificate for etcd (PEM)
+    #[arg(long, requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Controllers to run: `*` for all, `none`, or names with `-` before those to leave out
+    #[arg(long, default_value = "*", allow_hyphen_values = true)]
+    pub controllers: String,
+    /// Whether to run the scheduler
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub scheduler: bool,
+    /// Seconds that a node may be silent before its pods are looked after elsewhere
+    #[arg(long, default_value_t = 40)]
+    pub node_monitor_grace_seconds: u64,
+}
+
+impl ServeArgs {
+    /// The address that others reach the server at.
+    pub fn advertised(&self) -> IpAddr {
+        let chosen =
+            self.advertise_address.or((!self.bind_address.is_unspecified()).then_some(self.bind_address));
+        chosen.or_else(default_route).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    pub fn node_monitor_grace(&self) -> Duration {
+        Duration::from_secs(self.node_monitor_grace_seconds)
+    }
+}
+
+/// The address of the interface that the default route leaves by. Nothing is sent.
+fn default_route() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').ok_or("expected FIRST-LAST")?;
+    let port = |text: &str| text.trim().parse::<u16>().map_err(|error| format!("{text:?}: {error}"));
+    let (first, last) = (port(first)?, port(last)?);
+    if first == 0 || first > last {
+        return Err("the first port must be above 0 and not above the last".into());
+    }
+    Ok(first..=last)
+}

@@ -1,0 +1,254 @@
+//! The way of a request: who -> may they -> what -> answer. Everything that is served passes here, from sockets and
+//! from the controllers in this process alike.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fairlead_api::{
+    kind::{Act, Kind, Subresource},
+    registry,
+    status::{self, Status},
+};
+use http::{HeaderMap, Method, Request, Response, header};
+
+use crate::{
+    accept::{self, Form, Offer},
+    api::{Api, Call},
+    body::Body,
+    delete, discover, health,
+    info::{Info, Params, Resource},
+    ingest, kubelet, patch, read,
+    reply::{self, Answer},
+    secure::{Attributes, User},
+    subresource::{approval, binding, eviction, finalize, reviews, scale, token, unsupported},
+    watch,
+    write::{self, Part},
+};
+
+/// Who the transport says is asking: the client certificate's user, or a component in this process. A request
+/// extension.
+#[derive(Clone)]
+pub struct Peer(pub Option<Arc<User>>);
+
+/// Answers one request.
+pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
+    let params = Params::parse(request.uri().query());
+    let info = Info::parse(request.method(), request.uri().path(), &params);
+    let known =
+        info.resource.as_ref().is_none_or(|r| registry::find(&r.group, &r.version, &r.plural).is_some());
+    let running = api.metrics.begin(&info, known);
+    let form = accept::negotiate(request.headers(), Offer::Object)
+        .map_or(Form::JSON, |form| Form { shape: accept::Shape::Object, ..form });
+    let answer = serve(&api, info, params, request).await;
+    let mut response = answer.unwrap_or_else(|refused| reply::status(form, &refused));
+    running.answered(response.status().as_u16());
+    if running.is_long() {
+        // Counted as open until its body has been sent.
+        response.extensions_mut().insert(Arc::new(running));
+        response = hold(response);
+    }
+    response
+}
+
+/// Keeps what counts a stream alive as long as its body.
+fn hold(response: Response<Body>) -> Response<Body> {
+    use http_body_util::BodyExt as _;
+    let guard = response.extensions().get::<Arc<crate::metrics::Running>>().cloned();
+    response.map(|body| {
+        body.map_frame(move |frame| {
+            let _ = &guard;
+            frame
+        })
+        .boxed_unsync()
+    })
+}
+
+async fn serve(api: &Arc<Api>, info: Info, params: Params, request: Request<Body>) -> Answer {
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.as_ref());
+    let user = api.authenticator.authenticate(peer, request.headers())?;
+    may(api, &info, &params, &user)?;
+    let Some(resource) = info.resource.clone() else { return path(api, &info, &params, request).await };
+    let kind = registry::find(&resource.group, &resource.version, &resource.plural);
+    let kind = kind.ok_or_else(status::no_such_resource)?;
+    let mut response = of_kind(api, kind, info, params, resource, user, request).await?;
+    let deprecated: Vec<String> = kind.deprecated.iter().map(|text| (*text).to_owned()).collect();
+    reply::warn(&mut response, &deprecated);
+    Ok(response)
+}
+
+/// Authorization.
+fn may(api: &Api, info: &Info, params: &Params, user: &User) -> Result<(), Status> {
+    let attributes = match &info.resource {
+        None => Attributes::path(user, info.verb, &info.path),
+        Some(resource) => Attributes {
+            group: &resource.group,
+            version: &resource.version,
+            resource: &resource.plural,
+            subresource: &resource.subresource,
+            namespace: &resource.namespace,
+            name: info.authorized_name(),
+            field_selector: params.get("fieldSelector").unwrap_or_default(),
+            ..Attributes::new(user, info.verb)
+        },
+    };
+    api.authorizer.check(&attributes)
+}
+
+/// Paths that name no resource.
+async fn path(api: &Arc<Api>, info: &Info, params: &Params, request: Request<Body>) -> Answer {
+    if health::is_health(&info.path) {
+        let read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let answer = if read { health::answer(api, &info.path, params).await } else { None };
+        return Ok(answer.unwrap_or_else(|| reply::text(404, "404 page not found\n")));
+    }
+    let (parts, _) = request.into_parts();
+    discover::answer(api, &info.path, params, &parts).await
+}
+
+async fn of_kind(
+    api: &Arc<Api>,
+    kind: &'static Kind,
+    info: Info,
+    params: Params,
+    mut resource: Resource,
+    user: Arc<User>,
+    request: Request<Body>,
+) -> Answer {
+    let act = scoped(kind, &info, &mut resource, request.method())?;
+    let offer = match info.verb {
+        "get" | "list" | "watch" => Offer::Collection,
+        _ => Offer::Object,
+    };
+    let headers = request.headers();
+    let streams = matches!(act, Some(Act::Log | Act::Exec | Act::Attach | Act::PortForward | Act::Proxy));
+    let form = match accept::negotiate(headers, offer) {
+        Some(form) => form,
+        None if streams => Form::JSON,
+        None => {
+            return Err(status::failure(
+                406,
+                "NotAcceptable",
+                accept::not_acceptable(offer),
+                Some(serde_json::json!({})),
+            ));
+        }
+    };
+    let call =
+        Call { kind, info, resource, params, form, gzip: accept::gzip(headers), user, agent: agent(headers) };
+    match act {
+        Some(Act::Log) => kubelet::log(api, &call).await,
+        Some(Act::Exec) => kubelet::stream(api, &call, "exec", request).await,
+        Some(Act::Attach) => kubelet::stream(api, &call, "attach", request).await,
+        Some(Act::PortForward) => kubelet::stream(api, &call, "portForward", request).await,
+        Some(Act::Proxy) => proxy(api, &call).await,
+        Some(act) => {
+            let (parts, body) = request.into_parts();
+            let body = if call.info.verb == "get" { Bytes::new() } else { ingest::bytes(body).await? };
+            of_subresource(api, &call, act, &parts.headers, body).await
+        }
+        None => {
+            let (parts, body) = request.into_parts();
+            let body = if matches!(call.info.verb, "get" | "list" | "watch") {
+                Bytes::new()
+            } else {
+                ingest::bytes(body).await?
+            };
+            of_object(api, &call, &parts.headers, body).await
+        }
+    }
+}
+
+/// Checks that the path fits the kind and that the verb is served there; says what the subresource does.
+fn scoped(
+    kind: &'static Kind,
+    info: &Info,
+    resource: &mut Resource,
+    method: &Method,
+) -> Result<Option<Act>, Status> {
+    if kind.storage == "namespaces" {
+        resource.namespace.clear();
+    }
+    if !kind.namespaced && !resource.namespace.is_empty() {
+        return Err(status::no_such_resource());
+    }
+    let named = !resource.name.is_empty();
+    let everywhere = kind.namespaced && resource.namespace.is_empty();
+    if everywhere && named {
+        return Err(status::no_such_resource());
+    }
+    let allowed = ["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&method.as_str());
+    if !allowed || (everywhere && !matches!(info.verb, "list" | "watch")) {
+        return Err(status::method_not_allowed());
+    }
+    if !resource.subresource.is_empty() {
+        let find = |sub: &&Subresource| sub.name == resource.subresource;
+        let sub = kind.subresources.iter().find(find).ok_or_else(status::no_such_resource)?;
+        if !sub.verbs.contains(&info.verb) {
+            return Err(status::method_not_allowed());
+        }
+        return Ok(Some(sub.act));
+    }
+    let fits = match info.verb {
+        "create" | "list" | "deletecollection" => !named,
+        "watch" => !named || resource.legacy_watch,
+        _ => named,
+    };
+    if !fits || !kind.verbs.contains(&info.verb) {
+        return Err(status::method_not_allowed());
+    }
+    Ok(None)
+}
+
+/// The manager of writes that name none: what stands before the first `/` of the user agent.
+fn agent(headers: &HeaderMap) -> String {
+    let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let name = agent.split('/').next().unwrap_or_default();
+    if name.is_empty() { "unknown".into() } else { name.chars().take(128).collect() }
+}
+
+async fn of_object(api: &Arc<Api>, call: &Call, headers: &HeaderMap, body: Bytes) -> Answer {
+    let media = ingest::media(headers);
+    match call.info.verb {
+        "get" => read::get(api, call).await,
+        "list" => read::list(api, call).await,
+        "watch" => watch::watch(api, call).await,
+        "create" => match reviews::of(call.kind) {
+            Some(review) => review(api, call, headers, &body).await,
+            None => write::create(api, call, media, &body).await,
+        },
+        "update" => write::update(api, call, Part::Main, media, &body).await,
+        "patch" => patch::patch(api, call, Part::Main, headers, body).await,
+        "delete" => delete::delete(api, call, media, &body).await,
+        "deletecollection" => delete::collection(api, call, media, &body).await,
+        _ => Err(status::method_not_allowed()),
+    }
+}
+
+async fn of_subresource(api: &Arc<Api>, call: &Call, act: Act, headers: &HeaderMap, body: Bytes) -> Answer {
+    let part = match act {
+        Act::Status => Some(Part::Status),
+        Act::EphemeralContainers => Some(Part::EphemeralContainers),
+        Act::Resize => Some(Part::Resize),
+        _ => None,
+    };
+    let media = ingest::media(headers);
+    match (act, part, call.info.verb) {
+        (Act::Scale { .. }, _, "get") => scale::get(api, call, act).await,
+        (Act::Scale { .. }, _, _) => scale::write(api, call, act, headers, body).await,
+        (_, _, "get") => read::get(api, call).await,
+        (_, Some(part), "update") => write::update(api, call, part, media, &body).await,
+        (_, Some(part), "patch") => patch::patch(api, call, part, headers, body).await,
+        (Act::Binding, ..) => binding::bind(api, call, headers, &body).await,
+        (Act::Eviction, ..) => eviction::evict(api, call, headers, &body).await,
+        (Act::Finalize, ..) => finalize::finalize(api, call, headers, &body).await,
+        (Act::Token, ..) => token::request(api, call, headers, &body).await,
+        (Act::Approval, ..) => approval::write(api, call, headers, body).await,
+        _ => Err(status::method_not_allowed()),
+    }
+}
+
+/// `…/proxy/…` is not served; what does not exist is said first.
+async fn proxy(api: &Arc<Api>, call: &Call) -> Answer {
+    write::current(api, call.kind, &call.key()).await?.ok_or_else(|| call.not_found())?;
+    Err(unsupported("proxying to pods, services and nodes"))
+}

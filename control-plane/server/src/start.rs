@@ -1,0 +1,224 @@
+//! Brings a control plane up: certificates, store, caches, default objects, sockets, controllers.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use fairlead_api::kind::Kind;
+use fairlead_store::{Embedded, EmbeddedOptions, Etcd, EtcdOptions, EtcdTls, Store, StoreError};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    allocate::{self, Allocators},
+    api::Api,
+    cache::{self, Caches, Observer},
+    client,
+    config::ServeArgs,
+    defaults,
+    kubelet::Kubelets,
+    metrics::Metrics,
+    secure::{Authenticator, Authorizer, Objects, Pki, Tokens, pki::PkiError, pki::ServingNames, tls},
+    serve,
+};
+
+/// How long history stays available in etcd; the embedded store has the same default.
+const HISTORY: Duration = Duration::from_secs(300);
+
+/// Why a control plane did not come up, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("certificates: {0}")]
+    Pki(#[from] PkiError),
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    #[error("cannot listen on {address}: {source}")]
+    Bind { address: SocketAddr, source: std::io::Error },
+    #[error("sockets passed by the service manager: {0}")]
+    Activation(std::io::Error),
+    #[error("--service-cluster-ip-range has no usable address")]
+    ServiceRange,
+    #[error("default objects: {0}")]
+    Defaults(String),
+    #[error("controllers: {0}")]
+    Controllers(#[from] fairlead_controllers::Error),
+    #[error("scheduler: {0}")]
+    Scheduler(#[from] fairlead_scheduler::Error),
+}
+
+/// A control plane that listens.
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: tokio::task::JoinSet<Result<(), Error>>,
+}
+
+impl Server {
+    /// Runs until `shutdown`, or until a part fails.
+    ///
+    /// # Errors
+    /// The failure of the part that ended first.
+    pub async fn wait(mut self) -> Result<(), Error> {
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Ok(Err(error)) = ended
+                && result.is_ok()
+            {
+                result = Err(error);
+            }
+            self.shutdown.cancel();
+        }
+        result
+    }
+}
+
+impl Objects for Caches {
+    fn find(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        let kind = crate::api::kind_of(group, resource)?;
+        let item = self.of(kind)?.get(&crate::api::key(kind, namespace, name))?;
+        Some(item.value(kind))
+    }
+}
+
+/// Feeds what is kept beside the caches.
+struct Fed {
+    allocators: Arc<Allocators>,
+    authorizer: Arc<Authorizer>,
+}
+
+impl Observer for Fed {
+    fn reset(&self) {
+        self.allocators.reset();
+    }
+
+    fn foreign(&self, key: &str, present: bool) {
+        self.allocators.observe(key, present);
+    }
+
+    fn object(&self, kind: &Kind, key: &str, stored: Option<&[u8]>) {
+        if Authorizer::WATCHED.contains(&(kind.group, kind.plural)) {
+            let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+            self.authorizer.observe(kind.plural, namespace, name, stored);
+        }
+    }
+}
+
+async fn open(args: &ServeArgs) -> Result<Arc<dyn Store>, Error> {
+    if args.etcd_servers.is_empty() {
+        let directory = args.data_dir.join("store");
+        let opened =
+            tokio::task::spawn_blocking(move || Embedded::open(directory, EmbeddedOptions::default())).await;
+        let store = opened.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+        return Ok(Arc::new(store));
+    }
+    let client = args.etcd_certfile.clone().zip(args.etcd_keyfile.clone());
+    let tls = (args.etcd_cafile.is_some() || client.is_some())
+        .then(|| EtcdTls { ca: args.etcd_cafile.clone(), client });
+    let options = EtcdOptions { endpoints: args.etcd_servers.clone(), tls, history: Some(HISTORY) };
+    Ok(Arc::new(Etcd::connect(options).await?))
+}
+
+/// Brings everything up; the server listens when this returns.
+///
+/// # Errors
+/// Whatever stands in the way.
+pub async fn start(args: ServeArgs, shutdown: CancellationToken) -> Result<Server, Error> {
+    let mut listeners = serve::activated().map_err(Error::Activation)?;
+    let address = SocketAddr::new(args.bind_address, args.secure_port);
+    let own = serve::bind(address).await.map_err(|source| Error::Bind { address, source })?;
+    let address = own.local_addr().map_err(|source| Error::Bind { address, source })?;
+    listeners.push(own);
+    let service_ip = args.service_cluster_ip_range.first().and_then(|cidr| allocate::nth(cidr, 0));
+    let service_ip = service_ip.ok_or(Error::ServiceRange)?;
+    let pki = certificates(&args, address, service_ip).await?;
+    let store = open(&args).await?;
+    let api = state(&args, &pki, address, store, &shutdown).await?;
+    defaults::ensure(&api, service_ip).await?;
+    let mut tasks = tokio::task::JoinSet::new();
+    let tls = tls::server_config(&pki)?;
+    let served = serve::serve(api.clone(), listeners, tls, shutdown.clone());
+    tasks.spawn(async move {
+        served.await;
+        Ok(())
+    });
+    tasks.spawn(defaults::keep(api.clone(), service_ip, shutdown.clone()));
+    components(&args, &pki, &api, &shutdown, &mut tasks);
+    tracing::info!(%address, advertised = %args.advertised(), "serving");
+    Ok(Server { address, shutdown, tasks })
+}
+
+async fn certificates(args: &ServeArgs, address: SocketAddr, service_ip: IpAddr) -> Result<Arc<Pki>, Error> {
+    let reached = if address.ip().is_unspecified() { args.advertised() } else { address.ip() };
+    let names = ServingNames {
+        addresses: vec![args.advertised(), reached],
+        service_ip,
+        extra: args.tls_san.clone(),
+        server_url: format!("https://{}", SocketAddr::new(reached, address.port())),
+    };
+    let data_dir = args.data_dir.clone();
+    let made = tokio::task::spawn_blocking(move || Pki::ensure(&data_dir, &names)).await;
+    let pki = made.map_err(|error| Error::Defaults(error.to_string()))??;
+    Ok(Arc::new(pki))
+}
+
+async fn state(
+    args: &ServeArgs,
+    pki: &Pki,
+    address: SocketAddr,
+    store: Arc<dyn Store>,
+    shutdown: &CancellationToken,
+) -> Result<Arc<Api>, Error> {
+    let allocators = Arc::new(Allocators::new(
+        args.service_cluster_ip_range.clone(),
+        args.service_node_port_range.clone(),
+    ));
+    let authorizer = Arc::new(Authorizer::new());
+    let fed = Arc::new(Fed { allocators: allocators.clone(), authorizer: authorizer.clone() });
+    let caches = cache::start(store.clone(), fed, shutdown.clone()).await?;
+    let tokens = Arc::new(Tokens::new(&pki.service_account_key)?);
+    let authenticator = Authenticator::new(tokens.clone(), authorizer.clone(), caches.clone());
+    Ok(Arc::new(Api {
+        store,
+        caches,
+        allocators,
+        authenticator,
+        authorizer,
+        tokens,
+        metrics: Metrics::default(),
+        kubelets: Kubelets::new(tls::kubelet_client_config(pki)?),
+        advertise: (args.advertised(), address.port()),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        stopping: shutdown.clone(),
+    }))
+}
+
+fn components(
+    args: &ServeArgs,
+    pki: &Pki,
+    api: &Arc<Api>,
+    shutdown: &CancellationToken,
+    tasks: &mut tokio::task::JoinSet<Result<(), Error>>,
+) {
+    if !matches!(args.controllers.as_str(), "none" | "") {
+        let client = client::client(api.clone(), "system:kube-controller-manager", "kube-controller-manager");
+        let options = fairlead_controllers::Options {
+            cluster_cidr: args.cluster_cidr.clone(),
+            node_mask: 24,
+            node_monitor_grace: args.node_monitor_grace(),
+            enabled: args.controllers.clone(),
+            root_ca_pem: pki.ca.clone(),
+        };
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move { Ok(fairlead_controllers::run(client, options, shutdown).await?) });
+    }
+    if args.scheduler {
+        let client = client::client(api.clone(), "system:kube-scheduler", "kube-scheduler");
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            Ok(fairlead_scheduler::run(client, fairlead_scheduler::Options::default(), shutdown).await?)
+        });
+    }
+}
