@@ -264,12 +264,11 @@ fn process_is_zombie(pid: i32) -> bool {
         .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
 }
 
-/// Builds every binary of the workspace with the one profile.
-pub fn build_binaries(workspace: &Path, packages: &[&str]) -> anyhow::Result<PathBuf> {
-    let mut cargo = command(&["cargo", "build", "--release", "--bins"]);
-    for package in packages {
-        cargo.args(["--package", package]);
-    }
+/// Builds every binary of the workspace. Always the whole of it: a part alone would have other features switched on in
+/// shared dependencies, and compile them a second time.
+pub fn build_binaries(workspace: &Path) -> anyhow::Result<PathBuf> {
+    let mut cargo =
+        command(&["cargo", "build", "--release", "--workspace", "--exclude", "fairlead-programs", "--bins"]);
     process::show(cargo.current_dir(workspace))?;
     binaries(workspace)
 }

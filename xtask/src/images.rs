@@ -22,13 +22,10 @@ struct Image {
     changes: &'static [&'static str],
 }
 
-/// The packages whose binaries the images and the cluster need.
-pub const PACKAGES: &[&str] = &["fairlead-server", "fairlead-node", "fairlead-cni", "fairlead-toolbox"];
-
 /// Builds programs and images; an image whose content did not change is left alone.
 pub fn build(steps: &Steps, workspace: &Path) -> anyhow::Result<()> {
     let object = steps.run("compiling the eBPF programs", || crate::bpf::build(workspace, true))?;
-    let bin = steps.run("building the binaries", || host::build_binaries(workspace, PACKAGES))?;
+    let bin = steps.run("building the binaries", || host::build_binaries(workspace))?;
     host::ensure_docker(steps)?;
     for image in images(&bin, &object) {
         let content = image.content()?;

@@ -55,13 +55,12 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
     let object = steps.run("compiling the eBPF programs", || bpf::build(workspace, true))?;
     for layer in layers {
         eprintln!("--- {layer:?} tests");
-        let mut cargo = command(&["cargo", "test", "--release"]);
+        let mut cargo = command(&["cargo", "test", "--release", "--workspace"]);
         cargo.current_dir(workspace).env("FAIRLEAD_BPF_OBJECT", &object);
         match layer {
             Layer::Unit => {
                 host::ensure_docker(steps)?;
                 crate::images::build(steps, workspace)?;
-                cargo.args(["--workspace", "--exclude", "fairlead-tests"]);
                 test(cargo, args)?;
             }
             Layer::Packets => test(target(cargo, "packets"), args)?,
@@ -80,7 +79,7 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
 }
 
 fn target(mut cargo: Command, name: &str) -> Command {
-    cargo.args(["--package", "fairlead-tests", "--test", name]);
+    cargo.args(["--test", name]);
     cargo
 }
 
@@ -105,7 +104,7 @@ fn on_cluster(steps: &Steps, workspace: &Path, args: &Args, store: Backend) -> a
     };
     let started = cluster::up::run(steps, workspace, &up).map(|_| ());
     let tested = started.and_then(|()| {
-        let mut cargo = command(&["cargo", "test", "--release"]);
+        let mut cargo = command(&["cargo", "test", "--release", "--workspace"]);
         cargo
             .current_dir(workspace)
             .env("FAIRLEAD_CLUSTER", CLUSTER)
