@@ -15,6 +15,7 @@ pub mod selector;
 pub mod toleration;
 pub mod write;
 
+mod collect;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -51,6 +52,7 @@ const REGISTRY: &[(&str, Start)] = &[
     ("deployment-controller", deployment::start),
     ("endpoints-controller", endpoint::legacy::start),
     ("endpointslice-controller", endpoint::slice::start),
+    ("garbage-collector-controller", collect::start),
     ("namespace-controller", namespace::start),
     ("node-ipam-controller", nodeipam::start),
     ("node-lifecycle-controller", nodelifecycle::start),
