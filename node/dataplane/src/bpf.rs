@@ -22,6 +22,7 @@ const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
 const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
+const LINK_GET_FD_BY_ID: libc::c_int = 30;
 
 /// Longest key of any map, and so the space for a batch's position.
 const MAX_KEY: usize = 128;
@@ -149,6 +150,30 @@ pub fn tcx_link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = [0_u32; 32];
     object_info(link, &mut info)?;
     Ok(info[4])
+}
+
+/// The kernel's number of a link.
+///
+/// # Errors
+/// When the descriptor is no link.
+pub fn link_id(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0_u32; 32];
+    object_info(link, &mut info)?;
+    Ok(info[1])
+}
+
+/// Whether the kernel has a link of that number.
+///
+/// # Errors
+/// What the kernel says otherwise (CAP_SYS_ADMIN).
+pub fn link_exists(id: u32) -> io::Result<bool> {
+    let mut attributes = Attributes::new().word(0, id);
+    // SAFETY: this command takes no addresses.
+    match unsafe { bpf(LINK_GET_FD_BY_ID, &mut attributes) } {
+        Ok(result) => descriptor(result).map(|_| true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn object_info(object: BorrowedFd<'_>, info: &mut [u32; 32]) -> io::Result<()> {

@@ -190,9 +190,9 @@ impl Endpoints {
         let count = last.checked_sub(first).filter(|count| *count > 0)?;
         let taken: HashSet<Ipv4Addr> = self.iter().map(|record| record.address).collect();
         let start = if (first..last).contains(&self.next) { self.next - first } else { 0 };
-        let offset = (0..count).map(|step| (start + step) % count).find(|offset| {
-            !taken.contains(&Ipv4Addr::from(first + offset))
-        })?;
+        let offset = (0..count)
+            .map(|step| (start + step) % count)
+            .find(|offset| !taken.contains(&Ipv4Addr::from(first + offset)))?;
         self.next = first + offset + 1;
         Some(Ipv4Addr::from(first + offset))
     }
@@ -204,7 +204,8 @@ impl Endpoints {
     pub fn save(&mut self, record: Record) -> Result<(), Error> {
         let name = short_name(&record.attachment);
         let path = self.directory.join(format!("{name}.json"));
-        let text = serde_json::to_vec_pretty(&record).map_err(|error| file_error(&path)(io::Error::other(error)))?;
+        let text =
+            serde_json::to_vec_pretty(&record).map_err(|error| file_error(&path)(io::Error::other(error)))?;
         write_atomically(&path, &text, 0o600)?;
         self.records.insert(name, record);
         Ok(())
@@ -239,7 +240,8 @@ mod tests {
     }
 
     fn scratch(name: &str) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("fairlead-endpoints-{name}-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("fairlead-endpoints-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
         directory
     }
@@ -249,8 +251,9 @@ mod tests {
         let directory = scratch("reuse");
         let cidr: Ipv4Net = "10.244.0.0/29".parse().expect("a CIDR");
         let mut endpoints = Endpoints::open(directory.clone()).expect("a directory");
-        let mut give = |endpoints: &mut Endpoints, number: usize| {
-            let record = endpoints.allocate(&attachment(number), pod(number), 1, Vec::new(), cidr).expect("a record");
+        let give = |endpoints: &mut Endpoints, number: usize| {
+            let record =
+                endpoints.allocate(&attachment(number), pod(number), 1, Vec::new(), cidr).expect("a record");
             record.map(|record| record.address.octets()[3])
         };
         assert_eq!((give(&mut endpoints, 0), give(&mut endpoints, 1)), (Some(2), Some(3)));
@@ -259,7 +262,10 @@ mod tests {
         assert_eq!(give(&mut endpoints, 2), Some(4), "an address rests before it is given again");
         let mut again = Endpoints::open(directory.clone()).expect("a directory");
         assert_eq!(again.iter().count(), 2);
-        assert_eq!([give(&mut again, 3), give(&mut again, 4), give(&mut again, 5)], [Some(2), Some(5), Some(6)]);
+        assert_eq!(
+            [give(&mut again, 3), give(&mut again, 4), give(&mut again, 5)],
+            [Some(2), Some(5), Some(6)]
+        );
         assert_eq!(give(&mut again, 6), None, "network, gateway and broadcast are never given");
         fs::remove_dir_all(directory).expect("removed");
     }

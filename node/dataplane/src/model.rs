@@ -221,6 +221,8 @@ pub enum Change {
     Policy(Box<crate::policy::spec::Policy>),
     /// A NetworkPolicy is gone.
     PolicyGone(Key),
+    /// A whole list of one kind begins: at first, and again whenever the watch could not go on where it was.
+    Listing(Kind),
     /// The whole list of one kind was sent; objects of that kind that were not in it are gone.
     Listed(Kind),
 }

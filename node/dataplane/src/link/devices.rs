@@ -1,12 +1,7 @@
 //! The node's own devices: which interface is the uplink, the VXLAN device, kernel routes to other nodes' pods, and the
 //! sysctls that make the node's network namespace forward.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::Ipv4Addr,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::PathBuf};
 
 use fairlead_cni::netlink::{Address, Link, LinkChange, NetlinkError, Route, Socket};
 use ipnet::Ipv4Net;
@@ -33,7 +28,8 @@ fn device_error(step: impl Into<String>) -> impl FnOnce(NetlinkError) -> LinkErr
 /// # Errors
 /// [`LinkError::Device`] when there is none.
 pub fn uplink(netlink: &mut Socket, named: Option<&str>, node: Ipv4Addr) -> Result<Link, LinkError> {
-    let none = |what: String| LinkError::Device { step: "looking for the uplink".to_owned(), source: what.into() };
+    let none =
+        |what: String| LinkError::Device { step: "looking for the uplink".to_owned(), source: what.into() };
     if let Some(name) = named {
         let found = netlink.link(name).map_err(device_error("looking for the uplink"))?;
         return found.ok_or_else(|| none(format!("there is no interface {name}")));
@@ -168,7 +164,8 @@ pub fn remove_route(
 pub fn retain_routes(netlink: &mut Socket, wanted: &BTreeMap<Ipv4Net, Ipv4Addr>) -> Result<(), LinkError> {
     let step = || device_error("comparing routes");
     for route in netlink.routes().map_err(step())? {
-        let known = Ipv4Net::new(route.destination, route.prefix).is_ok_and(|cidr| wanted.contains_key(&cidr));
+        let known =
+            Ipv4Net::new(route.destination, route.prefix).is_ok_and(|cidr| wanted.contains_key(&cidr));
         // Routes to pods of this node have no next hop; they go with their veth.
         if route.protocol == ROUTE_PROTOCOL && route.gateway.is_some() && !known {
             netlink.delete_route(route).map_err(step())?;

@@ -77,7 +77,8 @@ impl Links {
     /// # Errors
     /// [`LinkError::Pin`]
     pub fn open(directory: PathBuf) -> Result<Self, LinkError> {
-        fs::create_dir_all(&directory).map_err(|source| LinkError::Pin { path: directory.clone(), source })?;
+        fs::create_dir_all(&directory)
+            .map_err(|source| LinkError::Pin { path: directory.clone(), source })?;
         Ok(Links { directory })
     }
 

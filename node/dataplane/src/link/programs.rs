@@ -98,7 +98,8 @@ impl Programs {
 }
 
 fn load_one(name: &'static str, program: &mut Program) -> Result<OwnedFd, LinkError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| LinkError::Program { program: name, source };
+    let failed =
+        |source: Box<dyn std::error::Error + Send + Sync>| LinkError::Program { program: name, source };
     match program {
         Program::SchedClassifier(classifier) => classifier.load(),
         Program::CgroupSockAddr(sock_addr) => sock_addr.load(),

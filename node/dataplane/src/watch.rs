@@ -1,0 +1,588 @@
+//! Informers: the API's objects -> [`Change`]s. Objects are decoded straight into the few fields that matter, so that
+//! no bulk (managedFields, container specs, annotations) is ever held.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, sync::Arc};
+
+use futures::StreamExt;
+use k8s_openapi::{
+    NamespaceResourceScope, api::networking::v1::NetworkPolicy, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        events::{Event as ObjectEvent, EventType, Recorder, Reporter},
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    engine::Command,
+    model::{
+        Change, Endpoint, EndpointSlice, Key, Kind, Labels, NamedPort, Namespace, Node, Pod, Protocol,
+        Service, ServicePort, SlicePort, ipv4_of,
+    },
+    policy::spec::Policy,
+};
+
+/// A kind that is watched: where it is served, and what becomes of one object.
+pub trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
+    /// Which of the engine's kinds it is.
+    const KIND: Kind;
+
+    /// What it means that the object is new or different.
+    fn changed(&self) -> Change;
+
+    /// What it means that the object is gone.
+    fn gone(&self) -> Change;
+}
+
+macro_rules! slim {
+    ($(#[$doc:meta])* $name:ident { $($field:ident : $type:ty),* $(,)? } => $group:literal $kind:literal $plural:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Deserialize)]
+        pub struct $name {
+            #[serde(deserialize_with = "slim_metadata")]
+            metadata: ObjectMeta,
+            $(#[serde(default)] $field: $type,)*
+        }
+
+        impl Resource for $name {
+            type DynamicType = ();
+            type Scope = NamespaceResourceScope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                $group.into()
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SlimMetadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+fn slim_metadata<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let slim = SlimMetadata::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name: slim.name,
+        namespace: slim.namespace,
+        uid: slim.uid,
+        resource_version: slim.resource_version,
+        labels: slim.labels,
+        ..ObjectMeta::default()
+    })
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    node_name: String,
+    host_network: bool,
+    containers: Vec<Container>,
+    init_containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Container {
+    ports: Vec<ContainerPort>,
+    restart_policy: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerPort {
+    name: Option<String>,
+    container_port: u16,
+    protocol: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodStatus {
+    phase: String,
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<AddressField>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct AddressField {
+    ip: Option<String>,
+    r#type: Option<String>,
+    address: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    addresses: Vec<AddressField>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ServiceSpec {
+    r#type: Option<String>,
+    #[serde(rename = "clusterIP")]
+    cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs")]
+    cluster_ips: Vec<String>,
+    #[serde(rename = "externalIPs")]
+    external_ips: Vec<String>,
+    ports: Vec<ServicePortField>,
+    external_traffic_policy: Option<String>,
+    internal_traffic_policy: Option<String>,
+    session_affinity: Option<String>,
+    session_affinity_config: Option<AffinityConfig>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ServicePortField {
+    name: Option<String>,
+    protocol: Option<String>,
+    port: u16,
+    node_port: u16,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct AffinityConfig {
+    #[serde(rename = "clientIP")]
+    client_ip: Option<AffinityTimeout>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct AffinityTimeout {
+    timeout_seconds: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ServiceStatus {
+    load_balancer: LoadBalancer,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct LoadBalancer {
+    ingress: Vec<AddressField>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct EndpointField {
+    addresses: Vec<String>,
+    conditions: Conditions,
+    node_name: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Conditions {
+    ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct EndpointPortField {
+    name: Option<String>,
+    protocol: Option<String>,
+    port: Option<u16>,
+}
+
+slim!(
+    /// A Pod, as far as packets are concerned.
+    PodObject { spec: PodSpec, status: PodStatus } => "" "Pod" "pods"
+);
+slim!(
+    /// A Namespace, as far as packets are concerned.
+    NamespaceObject {} => "" "Namespace" "namespaces"
+);
+slim!(
+    /// A Node, as far as packets are concerned.
+    NodeObject { spec: NodeSpec, status: NodeStatus } => "" "Node" "nodes"
+);
+slim!(
+    /// A Service, as far as packets are concerned.
+    ServiceObject { spec: ServiceSpec, status: ServiceStatus } => "" "Service" "services"
+);
+slim!(
+    /// An EndpointSlice, as far as packets are concerned.
+    SliceObject { endpoints: Vec<EndpointField>, ports: Option<Vec<EndpointPortField>> } => "discovery.k8s.io" "EndpointSlice" "endpointslices"
+);
+
+fn key_of(object: &impl ResourceExt) -> Key {
+    Key::new(object.namespace().as_deref().unwrap_or_default(), &object.name_any())
+}
+
+fn labels_of(metadata: &ObjectMeta) -> Labels {
+    Arc::new(metadata.labels.clone().unwrap_or_default())
+}
+
+impl PodObject {
+    /// The pod as the tables take it.
+    #[must_use]
+    pub fn pod(&self) -> Pod {
+        let texts = self.status.pod_ips.iter().filter_map(|field| field.ip.as_deref());
+        let mut addresses = ipv4_of(texts.chain(self.status.pod_ip.as_deref()));
+        addresses.dedup();
+        // Only init containers that go on running (sidecars) serve ports.
+        let sidecars =
+            self.spec.init_containers.iter().filter(|container| container.restart_policy.is_some());
+        let ports = self.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
+        Pod {
+            key: key_of(self),
+            uid: self.metadata.uid.clone().unwrap_or_default(),
+            labels: labels_of(&self.metadata),
+            addresses,
+            node: self.spec.node_name.clone(),
+            host_network: self.spec.host_network,
+            finished: matches!(self.status.phase.as_str(), "Succeeded" | "Failed"),
+            ports: ports
+                .filter_map(|port| {
+                    Some(NamedPort {
+                        name: port.name.clone()?,
+                        protocol: Protocol::parse(port.protocol.as_deref())?,
+                        port: port.container_port,
+                    })
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Watched for PodObject {
+    const KIND: Kind = Kind::Pod;
+
+    fn changed(&self) -> Change {
+        Change::Pod(self.pod())
+    }
+
+    fn gone(&self) -> Change {
+        Change::PodGone(key_of(self))
+    }
+}
+
+impl Watched for NamespaceObject {
+    const KIND: Kind = Kind::Namespace;
+
+    fn changed(&self) -> Change {
+        Change::Namespace(Namespace { name: self.name_any().into(), labels: labels_of(&self.metadata) })
+    }
+
+    fn gone(&self) -> Change {
+        Change::NamespaceGone(self.name_any().into())
+    }
+}
+
+impl Watched for NodeObject {
+    const KIND: Kind = Kind::Node;
+
+    fn changed(&self) -> Change {
+        let of_type = |wanted: &'static str| {
+            self.status
+                .addresses
+                .iter()
+                .filter(move |field| field.r#type.as_deref() == Some(wanted))
+                .filter_map(|field| field.address.as_deref())
+        };
+        let cidrs = self.spec.pod_cidrs.iter().chain(&self.spec.pod_cidr);
+        Change::Node(Node {
+            name: self.name_any().into(),
+            pod_cidr: cidrs.filter_map(|text| text.parse().ok()).next(),
+            addresses: ipv4_of(of_type("InternalIP").chain(of_type("ExternalIP"))),
+            zone: self.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default(),
+        })
+    }
+
+    fn gone(&self) -> Change {
+        Change::NodeGone(self.name_any().into())
+    }
+}
+
+/// Default of sessionAffinityConfig.clientIP.timeoutSeconds: three hours.
+const AFFINITY_SECONDS: u32 = 10_800;
+
+impl Watched for ServiceObject {
+    const KIND: Kind = Kind::Service;
+
+    fn changed(&self) -> Change {
+        let spec = &self.spec;
+        let mut cluster_ips = ipv4_of(spec.cluster_ips.iter().chain(&spec.cluster_ip).map(String::as_str));
+        cluster_ips.dedup();
+        if cluster_ips.is_empty() || spec.r#type.as_deref() == Some("ExternalName") {
+            return self.gone();
+        }
+        let balancers = self.status.load_balancer.ingress.iter().filter_map(|field| field.ip.as_deref());
+        let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
+        let configured = spec
+            .session_affinity_config
+            .as_ref()
+            .and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+        Change::Service(Service {
+            key: key_of(self),
+            cluster_ips,
+            external_ips: ipv4_of(spec.external_ips.iter().map(String::as_str).chain(balancers)),
+            ports: spec
+                .ports
+                .iter()
+                .filter_map(|port| {
+                    Some(ServicePort {
+                        name: port.name.clone().unwrap_or_default(),
+                        protocol: Protocol::parse(port.protocol.as_deref())?,
+                        port: port.port,
+                        node_port: port.node_port,
+                    })
+                })
+                .collect(),
+            external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            affinity_seconds: if affinity { configured.unwrap_or(AFFINITY_SECONDS) } else { 0 },
+        })
+    }
+
+    fn gone(&self) -> Change {
+        Change::ServiceGone(key_of(self))
+    }
+}
+
+impl Watched for SliceObject {
+    const KIND: Kind = Kind::Slice;
+
+    fn changed(&self) -> Change {
+        let key = key_of(self);
+        let Some(service) = self.labels().get("kubernetes.io/service-name") else { return self.gone() };
+        let service = Key::new(&key.namespace, service);
+        let endpoint = |field: &EndpointField| {
+            let ready = field.conditions.ready.unwrap_or(true);
+            Endpoint {
+                addresses: ipv4_of(field.addresses.iter().map(String::as_str)),
+                node: field.node_name.clone().unwrap_or_default(),
+                ready,
+                serving: field.conditions.serving.unwrap_or(ready),
+                terminating: field.conditions.terminating.unwrap_or(false),
+            }
+        };
+        Change::Slice(EndpointSlice {
+            key,
+            service,
+            ports: self
+                .ports
+                .iter()
+                .flatten()
+                .filter_map(|port| {
+                    Some(SlicePort {
+                        name: port.name.clone().unwrap_or_default(),
+                        protocol: Protocol::parse(port.protocol.as_deref())?,
+                        port: port.port?,
+                    })
+                })
+                .collect(),
+            endpoints: self.endpoints.iter().map(endpoint).collect(),
+        })
+    }
+
+    fn gone(&self) -> Change {
+        Change::SliceGone(key_of(self))
+    }
+}
+
+impl Watched for NetworkPolicy {
+    const KIND: Kind = Kind::Policy;
+
+    fn changed(&self) -> Change {
+        Change::Policy(Box::new(Policy::from_api(self)))
+    }
+
+    fn gone(&self) -> Change {
+        Change::PolicyGone(key_of(self))
+    }
+}
+
+/// Watches every kind and sends what happens to the engine, until `shutdown` is cancelled or the engine is gone.
+pub async fn watch_all(
+    client: Client,
+    node: String,
+    commands: mpsc::Sender<Command>,
+    shutdown: CancellationToken,
+) {
+    let reporter = Reporter { controller: "fairlead-dataplane".to_owned(), instance: Some(node) };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let report = |policy: &NetworkPolicy| {
+        if let Change::Policy(parsed) = policy.changed()
+            && let Some(problem) = parsed.problem
+        {
+            let (recorder, reference) = (recorder.clone(), policy.object_ref(&()));
+            tokio::spawn(async move {
+                let event = ObjectEvent {
+                    type_: EventType::Warning,
+                    reason: "PolicyNotEnforceable".to_owned(),
+                    note: Some(format!("The selected pods are closed until this is mended: {problem}")),
+                    action: "Enforce".to_owned(),
+                    secondary: None,
+                };
+                if let Err(error) = recorder.publish(&event, &reference).await {
+                    tracing::warn!(%error, "an Event could not be written");
+                }
+            });
+        }
+    };
+    let ignore = |_: &_| {};
+    let ignore_namespace = |_: &NamespaceObject| {};
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = async {
+            tokio::join!(
+                watch::<PodObject>(&client, &commands, |_| {}),
+                watch::<NamespaceObject>(&client, &commands, ignore_namespace),
+                watch::<NodeObject>(&client, &commands, |_| {}),
+                watch::<ServiceObject>(&client, &commands, |_| {}),
+                watch::<SliceObject>(&client, &commands, ignore),
+                watch::<NetworkPolicy>(&client, &commands, report),
+            );
+        } => {}
+    }
+}
+
+async fn watch<K: Watched>(client: &Client, commands: &mpsc::Sender<Command>, seen: impl Fn(&K)) {
+    // Services of type headless proxies are told apart by their address, so nothing is filtered by selector.
+    let api: Api<K> = Api::all(client.clone());
+    let config = watcher::Config::default().page_size(250);
+    let mut events = Box::pin(watcher(api, config).default_backoff());
+    while let Some(event) = events.next().await {
+        let change = match event {
+            Ok(Event::Init) => Change::Listing(K::KIND),
+            Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                seen(&object);
+                object.changed()
+            }
+            Ok(Event::Delete(object)) => object.gone(),
+            Ok(Event::InitDone) => Change::Listed(K::KIND),
+            Err(error) => {
+                tracing::warn!(kind = ?K::KIND, %error, "the watch was interrupted");
+                continue;
+            }
+        };
+        if commands.send(Command::Change(change)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads one pod from the API server.
+///
+/// # Errors
+/// What the client says; None when there is no such pod.
+pub async fn get_pod(client: &Client, namespace: &str, name: &str) -> Result<Option<Pod>, kube::Error> {
+    let api: Api<PodObject> = Api::namespaced(client.clone(), namespace);
+    Ok(api.get_opt(name).await?.map(|object| object.pod()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change<K: Watched>(object: serde_json::Value) -> Change {
+        serde_json::from_value::<K>(object).expect("an object").changed()
+    }
+
+    #[test]
+    fn pods_keep_labels_addresses_and_named_ports() {
+        let object = serde_json::json!({
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u", "labels": {"app": "web"}, "managedFields": [{"manager": "x"}]},
+            "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 80}, {"containerPort": 81}]}],
+                     "initContainers": [{"ports": [{"name": "once", "containerPort": 1}]}]},
+            "status": {"phase": "Running", "podIP": "10.244.0.2", "podIPs": [{"ip": "10.244.0.2"}, {"ip": "fd00::2"}]},
+        });
+        let Change::Pod(pod) = change::<PodObject>(object) else { panic!("a pod") };
+        assert_eq!(pod.addresses, ["10.244.0.2".parse::<std::net::Ipv4Addr>().expect("an address")]);
+        assert_eq!(pod.ports, [NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 80 }]);
+        assert_eq!(
+            (pod.uid.as_str(), pod.node.as_str(), pod.finished, pod.host_network),
+            ("u", "a", false, false)
+        );
+    }
+
+    #[test]
+    fn headless_services_have_no_frontends() {
+        let service = |ip: &str| serde_json::json!({"metadata": {"name": "s", "namespace": "n"}, "spec": {"clusterIP": ip, "clusterIPs": [ip], "ports": [{"port": 80}]}});
+        assert!(matches!(change::<ServiceObject>(service("None")), Change::ServiceGone(_)));
+        let Change::Service(service) = change::<ServiceObject>(service("10.96.0.1")) else {
+            panic!("a Service")
+        };
+        assert_eq!(service.cluster_ips.len(), 1);
+        assert_eq!((service.ports[0].port, service.ports[0].node_port), (80, 0));
+    }
+
+    #[test]
+    fn endpoints_without_conditions_are_ready() {
+        let object = serde_json::json!({
+            "metadata": {"name": "s-1", "namespace": "n", "labels": {"kubernetes.io/service-name": "s"}},
+            "addressType": "IPv4", "ports": [{"name": "", "port": 80, "protocol": "TCP"}],
+            "endpoints": [{"addresses": ["10.244.0.2"]}, {"addresses": ["10.244.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}}],
+        });
+        let Change::Slice(slice) = change::<SliceObject>(object) else { panic!("a slice") };
+        let states: Vec<_> = slice.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
+        assert_eq!(states, [(true, true, false), (false, true, true)]);
+        assert_eq!(slice.service, Key::new("n", "s"));
+    }
+
+    #[test]
+    fn nodes_prefer_their_internal_address() {
+        let object = serde_json::json!({
+            "metadata": {"name": "a"}, "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]},
+            "status": {"addresses": [{"type": "ExternalIP", "address": "198.51.100.1"}, {"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "a"}]},
+        });
+        let Change::Node(node) = change::<NodeObject>(object) else { panic!("a node") };
+        assert_eq!(
+            node.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["192.0.2.1", "198.51.100.1"]
+        );
+        assert_eq!(node.pod_cidr.map(|cidr| cidr.to_string()).as_deref(), Some("10.244.0.0/24"));
+    }
+}
