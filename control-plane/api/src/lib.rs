@@ -2,6 +2,7 @@
 //! the pure machinery over it: patch, selectors, protobuf, OpenAPI, discovery. No IO.
 
 pub mod decode;
+pub mod discovery;
 pub mod encode;
 pub mod field;
 pub mod kind;

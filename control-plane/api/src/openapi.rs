@@ -64,3 +64,9 @@ impl Prose {
         self.line(line + 1 + index)
     }
 }
+
+mod document;
+mod paths;
+mod types;
+
+pub use document::{index, v2, v3};

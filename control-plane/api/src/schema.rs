@@ -214,7 +214,9 @@ pub fn of(name: &str) -> Option<&'static Schema> {
     let (name, entry) = TYPES.get_key_value(name)?;
     Some(entry.node.get_or_init(|| Schema {
         name: (*name).into(),
-        shape: Shape::Object(entry.lines.lines().filter_map(|line| property(name, line)).collect()),
+        shape: Shape::Object(
+            entry.lines.lines().filter_map(|line| property(name, !entry.gvk.is_empty(), line)).collect(),
+        ),
         merge: merge(entry.marks),
         gvk: entry.gvk.into(),
     }))
@@ -225,14 +227,17 @@ pub(crate) fn lines() -> impl Iterator<Item = (&'static str, usize, &'static str
     TYPES.iter().map(|(name, entry)| (*name, entry.line, entry.lines))
 }
 
-fn property(owner: &'static str, line: &'static str) -> Option<Property> {
+/// `top`: the owner is an API kind, whose three parts are structs by value.
+fn property(owner: &'static str, top: bool, line: &'static str) -> Option<Property> {
     let mut cells = line.split('\t');
     let (name, letters, required, marks) = (cells.next()?, cells.next()?, cells.next()?, cells.next()?);
     let required = required == "!";
     let schema = Schema { name: "".into(), shape: shape(letters), merge: merge(marks), gvk: "".into() };
     let short = owner.strip_prefix("io.k8s.").unwrap_or(owner);
     let emit = EMITS.get(&(short, name)).copied();
-    let emit = emit.unwrap_or_else(|| usual_emit(&schema.shape, required));
+    let part = top && matches!(name, "metadata" | "spec" | "status") && matches!(schema.shape, Shape::Ref(_));
+    let usual = || if part { Emit::Always } else { usual_emit(&schema.shape, required) };
+    let emit = emit.unwrap_or_else(usual);
     Some(Property { name: name.into(), required, emit, schema })
 }
 
