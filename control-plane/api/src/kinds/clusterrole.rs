@@ -17,6 +17,7 @@ pub static KIND: Kind = Kind {
     message: "api.rbac.v1.ClusterRole",
     storage: "clusterroles",
     name: NameRule::PathSegment,
+    default: rbac::rules_default,
     validate: check,
     cells: c::name_and_created,
     create_on_update: true,

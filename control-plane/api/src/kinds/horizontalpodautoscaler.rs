@@ -19,7 +19,7 @@ pub static KIND: Kind = Kind {
     storage: "horizontalpodautoscalers",
     subresources: &[Subresource { name: "status", verbs: &["get", "patch", "update"], act: Act::Status }],
     default,
-    prepare_create: strategy::create_blank,
+    prepare_create: |v| strategy::create(v, json!({"currentMetrics": null, "desiredReplicas": 0})),
     prepare_update: strategy::update,
     prepare_status: strategy::status,
     validate,

@@ -23,7 +23,7 @@ pub static KIND: Kind = Kind {
             d::unset(spec, "minReplicas", json!(1));
         }
     },
-    prepare_create: strategy::create_blank,
+    prepare_create: |v| strategy::create(v, json!({"currentReplicas": 0, "desiredReplicas": 0})),
     prepare_update: strategy::update,
     prepare_status: strategy::status,
     validate: |v| {

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use crate::{field::ErrorList, validate::Field};
+use crate::{
+    field::{Cause, ErrorList, Path},
+    validate::{Field, error},
+};
 
 fn holds(o: &Value, kind: &str) -> bool {
     let list = o["status"]["conditions"].as_array().into_iter().flatten();
@@ -28,26 +31,31 @@ pub fn word(o: &Value) -> &'static str {
     }
 }
 
+/// An error about the conditions as a whole, which prints no value.
+fn say(errors: &mut ErrorList, words: impl Into<String>) {
+    let path = Path::new("status").child("conditions");
+    errors.push(error(Cause::Invalid, &path, None, words));
+}
+
 /// Counts are not negative, and the conditions tell one story with the times.
 pub fn validate(new: &Value, old: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let s = Field::root(new).get("status");
     s.non_negatives(&mut e, &["active", "succeeded", "failed", "ready", "terminating"]);
     let (complete, failed) = (holds(new, "Complete"), holds(new, "Failed"));
-    let (start, end, conditions) = (s.get("startTime"), s.get("completionTime"), s.get("conditions"));
+    let (start, end) = (s.get("startTime"), s.get("completionTime"));
     if complete && failed {
-        conditions.invalid(&mut e, "cannot set Complete=True and Failed=true conditions");
+        say(&mut e, "cannot set Complete=True and Failed=true conditions");
     }
     if complete && !end.is_set() {
         end.required(&mut e, "completionTime is required for Complete jobs");
     }
     if complete && !holds(new, "SuccessCriteriaMet") && !holds(old, "Complete") {
         let words = "cannot set Complete=True condition without the SuccessCriteriaMet=true condition";
-        conditions.invalid(&mut e, words);
+        say(&mut e, words);
     }
     if failed && !holds(new, "FailureTarget") && !holds(old, "Failed") {
-        conditions
-            .invalid(&mut e, "cannot set Failed=True condition without the FailureTarget=true condition");
+        say(&mut e, "cannot set Failed=True condition without the FailureTarget=true condition");
     }
     if (complete || failed) && !start.is_set() {
         start.required(&mut e, "startTime is required for finished job");
@@ -66,7 +74,7 @@ pub fn validate(new: &Value, old: &Value) -> ErrorList {
     }
     for kind in ["Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"] {
         if holds(old, kind) && !holds(new, kind) {
-            conditions.invalid(&mut e, format!("cannot disable the terminal {kind}=True condition"));
+            say(&mut e, format!("cannot disable the terminal {kind}=True condition"));
         }
     }
     if !old["status"]["startTime"].is_null()

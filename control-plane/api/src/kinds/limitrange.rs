@@ -34,6 +34,9 @@ fn default(v: &mut Value) {
 
 /// For containers: the limit defaults to the most, the request to the limit, else to the least.
 fn item(limit: &mut Value) {
+    for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+        d::with(limit, list, d::whole_milli);
+    }
     if limit["type"] != "Container" {
         return;
     }
@@ -86,9 +89,6 @@ fn one(limit: &Field, kind: &str, e: &mut ErrorList) {
         }
         for (name, amount) in f.entries() {
             resources::resource_name(name, &amount, e);
-            if list != "maxLimitRequestRatio" {
-                resources::quantity_value(name, &amount, e);
-            }
             if !all.contains(&name) {
                 all.push(name);
             }

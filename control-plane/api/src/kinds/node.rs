@@ -55,6 +55,9 @@ fn default(v: &mut Value) {
     let Some(spec) = d::object(v, "spec") else { return };
     pod_cidrs(spec);
     let Some(status) = d::object(v, "status") else { return };
+    for list in ["capacity", "allocatable"] {
+        d::with(status, list, d::whole_milli);
+    }
     let capacity = status["capacity"].clone();
     if capacity.is_object() {
         d::unset(status, "allocatable", capacity);

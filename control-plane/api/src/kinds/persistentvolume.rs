@@ -61,6 +61,7 @@ fn default(v: &mut Value) {
         d::zero(spec, "persistentVolumeReclaimPolicy", json!("Retain"));
         d::unset(spec, "volumeMode", json!("Filesystem"));
         d::volume_source(spec);
+        d::with(spec, "capacity", d::whole_milli);
     }
     if let Some(status) = d::object(v, "status") {
         d::zero(status, "phase", json!("Pending"));

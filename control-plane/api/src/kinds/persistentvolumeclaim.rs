@@ -39,6 +39,7 @@ fn default(v: &mut Value) {
     if let Some(spec) = d::object(v, "spec") {
         d::unset(spec, "volumeMode", json!("Filesystem"));
         d::object(spec, "resources");
+        d::with(spec, "resources", d::resource_lists);
     }
 }
 

@@ -40,6 +40,13 @@ pub fn rules(v: &Value, namespaced: bool) -> ErrorList {
     e
 }
 
+/// An empty list of rules is written as null, as it comes back from upstream's store.
+pub fn rules_default(v: &mut Value) {
+    if v["rules"].as_array().is_none_or(Vec::is_empty) {
+        v["rules"] = Value::Null;
+    }
+}
+
 /// Group of the role, and of each subject by its kind.
 pub fn binding_default(v: &mut Value) {
     if let Some(role) = d::object(v, "roleRef") {

@@ -17,7 +17,9 @@ pub static KIND: Kind = Kind {
     storage: "resourcequotas",
     subresources: &[Subresource { name: "status", verbs: &["get", "patch", "update"], act: Act::Status }],
     default: |v| {
-        d::object(v, "spec");
+        if let Some(s) = d::object(v, "spec") {
+            d::with(s, "hard", d::whole_milli);
+        }
     },
     prepare_create: strategy::create_blank,
     prepare_update: strategy::update,

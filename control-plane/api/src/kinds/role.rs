@@ -13,6 +13,7 @@ pub static KIND: Kind = Kind {
     message: "api.rbac.v1.Role",
     storage: "roles",
     name: NameRule::PathSegment,
+    default: rbac::rules_default,
     validate: |v| rbac::rules(v, true),
     cells: c::name_and_created,
     create_on_update: true,

@@ -186,18 +186,11 @@ fn ports(s: &Field, e: &mut ErrorList) {
     }
 }
 
-/// The same protocol and port, or protocol and node port, twice.
+/// The same protocol and port twice. Node ports are compared where they are claimed.
 fn duplicate_ports(s: &Field, e: &mut ErrorList) {
-    let (mut served, mut on_node) = (Vec::new(), Vec::new());
+    let mut served = Vec::new();
     for p in s.get("ports").items() {
         let protocol = p.get("protocol").str();
-        let node = p.get("nodePort");
-        if node.num() != 0 {
-            if on_node.contains(&(protocol, node.num())) {
-                node.duplicate(e);
-            }
-            on_node.push((protocol, node.num()));
-        }
         let key = (protocol, p.get("port").num());
         if served.contains(&key) {
             let value = format!(

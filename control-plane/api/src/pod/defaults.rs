@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::validate::quantity::Quantity;
+
 /// The object under `key`, made when absent or null. `None` when something else stands there.
 pub fn object<'a>(v: &'a mut Value, key: &str) -> Option<&'a mut Value> {
     let map = v.as_object_mut()?;
@@ -36,6 +38,23 @@ pub fn zero(v: &mut Value, key: &str, default: Value) {
             *child = default;
         }
     }
+}
+
+/// Rounds every quantity of a resource list up to thousandths, the finest that upstream keeps in such lists.
+pub fn whole_milli(list: &mut Value) {
+    const STEP: i128 = 1_000_000;
+    for amount in list.as_object_mut().into_iter().flat_map(|m| m.values_mut()) {
+        let Some(Quantity(nano)) = Quantity::of(amount).filter(|q| q.0 % STEP != 0) else { continue };
+        let milli = nano.div_euclid(STEP) + 1;
+        let text = if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") };
+        *amount = json!(text);
+    }
+}
+
+/// `limits` and `requests`.
+pub fn resource_lists(resources: &mut Value) {
+    with(resources, "limits", whole_milli);
+    with(resources, "requests", whole_milli);
 }
 
 /// The elements of the list under `key`.
@@ -83,6 +102,8 @@ fn pod_spec(spec: &mut Value) {
     unset(spec, "terminationGracePeriodSeconds", json!(30));
     zero(spec, "schedulerName", json!("default-scheduler"));
     service_account(spec);
+    with(spec, "overhead", whole_milli);
+    with(spec, "resources", resource_lists);
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         each(spec, list, container);
     }
@@ -109,6 +130,7 @@ fn container(c: &mut Value) {
     zero(c, "terminationMessagePath", json!("/dev/termination-log"));
     zero(c, "terminationMessagePolicy", json!("File"));
     object(c, "resources");
+    with(c, "resources", resource_lists);
     each(c, "ports", |p| zero(p, "protocol", json!("TCP")));
     each(c, "env", |e| with(e, "valueFrom", |f| with(f, "fieldRef", field_ref)));
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -173,6 +195,7 @@ fn volume(v: &mut Value) {
             if let Some(spec) = object(t, "spec") {
                 unset(spec, "volumeMode", json!("Filesystem"));
                 object(spec, "resources");
+                with(spec, "resources", resource_lists);
             }
         });
     });
