@@ -1,7 +1,7 @@
 //! Drop records of the programs -> structured log.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -18,6 +18,12 @@ use crate::status::Status;
 const LINES_PER_SECOND: u32 = 20;
 
 struct Readable(RingBuf<MapData>);
+
+impl AsRawFd for Readable {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
 
 impl AsFd for Readable {
     fn as_fd(&self) -> BorrowedFd<'_> {
