@@ -205,3 +205,7 @@ fn parse<T: serde::de::DeserializeOwned>(
         .inspect_err(|error| tracing::warn!(resource, namespace, name, %error, "not understood, ignored"))
         .ok()
 }
+
+#[cfg(test)]
+#[path = "authorize_tests.rs"]
+mod tests;

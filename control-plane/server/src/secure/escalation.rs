@@ -124,3 +124,7 @@ impl RbacWrite<'_> {
         Err(status::forbidden(GROUP, self.resource, self.name, &message))
     }
 }
+
+#[cfg(test)]
+#[path = "escalation_tests.rs"]
+mod tests;

@@ -8,6 +8,8 @@ pub mod authenticate;
 pub mod authorize;
 pub mod bootstrap;
 pub mod escalation;
+#[cfg(test)]
+mod fixture;
 pub mod node;
 pub mod pki;
 pub mod rbac;

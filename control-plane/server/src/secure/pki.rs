@@ -460,3 +460,7 @@ fn write(path: &Path, text: &str) -> Result<(), PkiError> {
     let directory = path.parent().and_then(|parent| File::open(parent).ok());
     directory.map_or(Ok(()), |directory| directory.sync_all()).map_err(failed)
 }
+
+#[cfg(test)]
+#[path = "pki_tests.rs"]
+mod tests;

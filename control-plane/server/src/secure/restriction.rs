@@ -307,3 +307,7 @@ fn node_of(pod: &Value) -> &str {
 fn upper(operation: &str) -> String {
     operation.to_ascii_uppercase()
 }
+
+#[cfg(test)]
+#[path = "restriction_tests.rs"]
+mod tests;
