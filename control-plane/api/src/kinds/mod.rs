@@ -155,3 +155,8 @@ pub static REGISTRY: &[&Kind] = &[
 ];
 
 pub(crate) use persistentvolumeclaim::claim_spec;
+
+#[cfg(test)]
+mod invalid_tests;
+#[cfg(test)]
+mod tests;
