@@ -7,6 +7,7 @@ use fairlead_api::{
     status::{self, Status},
 };
 use fairlead_store::{Store, StoreError};
+use parking_lot::Mutex;
 
 use crate::{
     accept::Form,
@@ -44,6 +45,8 @@ pub struct Call {
     pub form: Form,
     pub gzip: bool,
     pub user: Arc<crate::secure::User>,
+    /// What the answer warns of, be it a success or a refusal.
+    pub warnings: Mutex<Vec<String>>,
     /// The default field manager: the start of the User-Agent.
     pub agent: String,
 }
@@ -73,6 +76,7 @@ impl Call {
             form: self.form,
             gzip: self.gzip,
             user: self.user.clone(),
+            warnings: Mutex::default(),
             agent: self.agent.clone(),
         }
     }

@@ -29,6 +29,9 @@ use crate::{
 const RETRIES: usize = 20;
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+/// Upstream's warning about the odd default of Jobs.
+const JOBS: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to \
+                    remove them or set propagationPolicy=Orphan to suppress this warning";
 
 /// Kinds that answer a deletion with the object rather than with a Status, as upstream's strategies say.
 const RETURN_DELETED: &[&str] = &[
@@ -167,6 +170,9 @@ pub enum Outcome {
 pub async fn delete(api: &Arc<Api>, call: &Call, media: &str, body: &Bytes) -> Answer {
     let options = Options::parse(call, media, body)?;
     let include = read::include(call)?;
+    if call.kind.plural == "jobs" && options.propagation.is_none() && options.orphan.is_none() {
+        call.warnings.lock().push(JOBS.to_owned());
+    }
     let outcome = one(api, call, &call.resource.name, &options).await?;
     let object = match outcome {
         Outcome::Held(object) | Outcome::Gone(_, Some(object)) => object,
@@ -275,16 +281,21 @@ async fn attempt(
     if marked == Mark::Hold {
         return Ok(Some(Outcome::Held(current.object)));
     }
+    let mut shown = current.object.clone();
     if !options.dry_run {
         let mut writes = vec![Write::delete(store_key(kind, key), Expect::Revision(current.revision))];
         writes.extend(api.allocators.release(kind, &current.object));
         match api.store.commit(writes).await {
+            // What a kubelet or finalizer had a say in is answered as it was marked, the rest as it went.
+            Ok(revision) if kind.grace.is_none() => {
+                shown["metadata"]["resourceVersion"] = revision.to_string().into()
+            }
             Ok(_) => {}
             Err(StoreError::Conflict { .. }) => return Ok(None),
             Err(error) => return Err(unavailable(error)),
         }
     }
-    let shown = RETURN_DELETED.contains(&kind.plural).then(|| current.object.clone());
+    let shown = RETURN_DELETED.contains(&kind.plural).then_some(shown);
     Ok(Some(Outcome::Gone(current, shown)))
 }
 

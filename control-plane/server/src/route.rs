@@ -37,8 +37,7 @@ pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let known =
         info.resource.as_ref().is_none_or(|r| registry::find(&r.group, &r.version, &r.plural).is_some());
     let running = api.metrics.begin(&info, known);
-    let form = accept::negotiate(request.headers(), Offer::Object)
-        .map_or(Form::JSON, |form| Form { shape: accept::Shape::Object, ..form });
+    let form = plain_form(request.headers());
     let answer = serve(&api, info, params, request).await;
     let mut response = answer.unwrap_or_else(|refused| reply::status(form, &refused));
     running.answered(response.status().as_u16());
@@ -70,10 +69,18 @@ async fn serve(api: &Arc<Api>, info: Info, params: Params, request: Request<Body
     let Some(resource) = info.resource.clone() else { return path(api, &info, &params, request).await };
     let kind = registry::find(&resource.group, &resource.version, &resource.plural);
     let kind = kind.ok_or_else(status::no_such_resource)?;
-    let mut response = of_kind(api, kind, info, params, resource, user, request).await?;
     let deprecated: Vec<String> = kind.deprecated.iter().map(|text| (*text).to_owned()).collect();
+    let form = plain_form(request.headers());
+    let answer = of_kind(api, kind, info, params, resource, user, request).await;
+    let mut response = answer.unwrap_or_else(|refused| reply::status(form, &refused));
     reply::warn(&mut response, &deprecated);
     Ok(response)
+}
+
+/// The form of refusals.
+fn plain_form(headers: &HeaderMap) -> Form {
+    let negotiated = accept::negotiate(headers, Offer::Object);
+    negotiated.map_or(Form::JSON, |form| Form { shape: accept::Shape::Object, ..form })
 }
 
 /// Authorization.
@@ -133,18 +140,36 @@ async fn of_kind(
             ));
         }
     };
-    let call =
-        Call { kind, info, resource, params, form, gzip: accept::gzip(headers), user, agent: agent(headers) };
+    let call = Call {
+        kind,
+        info,
+        resource,
+        params,
+        form,
+        gzip: accept::gzip(headers),
+        user,
+        warnings: parking_lot::Mutex::default(),
+        agent: agent(headers),
+    };
+    let form = plain_form(headers);
+    let answer = dispatch(api, &call, act, request).await;
+    let mut response = answer.unwrap_or_else(|refused| reply::status(form, &refused));
+    let warnings = std::mem::take(&mut *call.warnings.lock());
+    reply::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+async fn dispatch(api: &Arc<Api>, call: &Call, act: Option<Act>, request: Request<Body>) -> Answer {
     match act {
-        Some(Act::Log) => kubelet::log(api, &call).await,
-        Some(Act::Exec) => kubelet::stream(api, &call, "exec", request).await,
-        Some(Act::Attach) => kubelet::stream(api, &call, "attach", request).await,
-        Some(Act::PortForward) => kubelet::stream(api, &call, "portForward", request).await,
-        Some(Act::Proxy) => proxy(api, &call).await,
+        Some(Act::Log) => kubelet::log(api, call).await,
+        Some(Act::Exec) => kubelet::stream(api, call, "exec", request).await,
+        Some(Act::Attach) => kubelet::stream(api, call, "attach", request).await,
+        Some(Act::PortForward) => kubelet::stream(api, call, "portForward", request).await,
+        Some(Act::Proxy) => proxy(api, call).await,
         Some(act) => {
             let (parts, body) = request.into_parts();
             let body = if call.info.verb == "get" { Bytes::new() } else { ingest::bytes(body).await? };
-            of_subresource(api, &call, act, &parts.headers, body).await
+            of_subresource(api, call, act, &parts.headers, body).await
         }
         None => {
             let (parts, body) = request.into_parts();
@@ -153,7 +178,7 @@ async fn of_kind(
             } else {
                 ingest::bytes(body).await?
             };
-            of_object(api, &call, &parts.headers, body).await
+            of_object(api, call, &parts.headers, body).await
         }
     }
 }

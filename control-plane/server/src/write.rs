@@ -100,9 +100,7 @@ impl<'a> Writing<'a> {
     pub fn answer(&self, written: Written) -> Answer {
         let include = read::include(self.call)?;
         let code = if written.created { 201 } else { 200 };
-        let mut response = reply::object(self.call.form, self.call.kind, code, include, written.bytes);
-        reply::warn(&mut response, &self.warnings);
-        Ok(response)
+        Ok(reply::object(self.call.form, self.call.kind, code, include, written.bytes))
     }
 
     /// Creates `object`, which is decoded and defaulted.
@@ -340,10 +338,12 @@ impl<'a> Writing<'a> {
             }
             Part::EphemeralContainers => {
                 pod::update::prepare_ephemeral_containers(new, old);
+                count(kind, new, old);
                 pod::update::ephemeral_containers(new, old)
             }
             Part::Resize => {
                 pod::update::prepare_resize(new, old);
+                count(kind, new, old);
                 pod::update::resize(new, old)
             }
             Part::Inner => ErrorList::new(),
@@ -393,6 +393,12 @@ impl<'a> Writing<'a> {
     }
 }
 
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.call.warnings.lock().append(&mut self.warnings);
+    }
+}
+
 /// The object as the store has it now, in the served version.
 ///
 /// # Errors
@@ -403,6 +409,14 @@ pub async fn current(api: &Api, kind: &'static Kind, key: &str) -> Result<Option
         let bytes = insert_revision(&entry.value, entry.mod_revision);
         Current { object: converted(kind, parse(&bytes)), revision: entry.mod_revision }
     }))
+}
+
+/// Counts a changed spec.
+fn count(kind: &Kind, new: &mut Value, old: &Value) {
+    if kind.generation && new["spec"] != old["spec"] {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
+        new["metadata"]["generation"] = (generation + 1).into();
+    }
 }
 
 /// Whether nothing holds a deleted object any more.
@@ -461,6 +475,9 @@ pub async fn create(api: &Arc<Api>, call: &Call, media: &str, body: &Bytes) -> A
     ingest::check_namespace(&object, &call.resource.namespace)?;
     let mut writing = Writing::new(api, call, options, Part::Main);
     writing.warnings.extend(warnings);
+    if !object["metadata"]["resourceVersion"].as_str().unwrap_or_default().is_empty() {
+        return Err(status::plain("resourceVersion should not be set on objects to be created"));
+    }
     let written = writing.create(object).await?;
     writing.answer(written)
 }
@@ -469,8 +486,11 @@ pub async fn create(api: &Arc<Api>, call: &Call, media: &str, body: &Bytes) -> A
 pub async fn update(api: &Arc<Api>, call: &Call, part: Part, media: &str, body: &Bytes) -> Answer {
     let kind = call.kind;
     let options = WriteOptions::parse(Verb::Update, &call.params)?;
-    let (object, warnings) = ingest::object(kind, media, body, options.validation)?;
+    let (mut object, warnings) = ingest::object(kind, media, body, options.validation)?;
     ingest::check_identity(&object, &call.resource.name, &call.resource.namespace)?;
+    if kind.namespaced {
+        object["metadata"]["namespace"] = call.resource.namespace.as_str().into();
+    }
     let mut writing = Writing::new(api, call, options, part);
     writing.warnings.extend(warnings);
     let name = call.resource.name.clone();

@@ -1,11 +1,13 @@
 //! Admission: one file and one line of [`PLUGINS`] per plugin. Mutating steps run before the strategy, validating
 //! ones after validation, each in the order of the registry, as upstream's chain does.
 
+mod certificate_requests;
 mod escalation;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod service_account;
+mod storage_protection;
 mod taint_nodes;
 mod toleration_seconds;
 
@@ -76,6 +78,8 @@ pub static PLUGINS: &[Plugin] = &[
     taint_nodes::PLUGIN,
     priority::PLUGIN,
     toleration_seconds::PLUGIN,
+    storage_protection::PLUGIN,
+    certificate_requests::PLUGIN,
     escalation::PLUGIN,
 ];
 

@@ -114,7 +114,8 @@ fn mount(pod: &mut Value) {
     let name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", suffix()));
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+        let containers = pod["spec"].get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             let mounted = container["volumeMounts"]
                 .as_array()
                 .into_iter()

@@ -104,10 +104,20 @@ fn ips(
     {
         new["spec"]["clusterIP"] = first;
     }
+    if headless_without_selector(&new["spec"]) && new["spec"]["ipFamilyPolicy"].is_null() {
+        // Whoever writes the endpoints of such a Service may use any family.
+        let first = families(allocators, &new["spec"]).into_iter().next().unwrap_or_else(|| "IPv4".into());
+        let second = if first == "IPv4" { "IPv6" } else { "IPv4" };
+        new["spec"]["ipFamilies"] = json!([first, second]);
+        new["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+        new["spec"]["clusterIPs"] = json!(["None"]);
+        return Ok(());
+    }
     if new["spec"]["ipFamilyPolicy"].is_null() {
         new["spec"]["ipFamilyPolicy"] = "SingleStack".into();
     }
     let families = families(allocators, &new["spec"]);
+    dual_stack(allocators, new, &families)?;
     new["spec"]["ipFamilies"] = json!(families);
     if new["spec"]["clusterIP"].as_str() == Some("None") {
         new["spec"]["clusterIPs"] = json!(["None"]);
@@ -135,6 +145,27 @@ fn ips(
     }
     new["spec"]["clusterIP"] = all.first().cloned().unwrap_or_default().into();
     new["spec"]["clusterIPs"] = json!(all);
+    Ok(())
+}
+
+fn headless_without_selector(spec: &Value) -> bool {
+    spec["clusterIP"].as_str() == Some("None")
+        && spec["selector"].as_object().is_none_or(serde_json::Map::is_empty)
+}
+
+/// Whether the families that are asked for can be had together.
+fn dual_stack(allocators: &Allocators, new: &Value, families: &[String]) -> Result<(), Status> {
+    let policy = new["spec"]["ipFamilyPolicy"].as_str().unwrap_or("SingleStack");
+    let path = Path::new("spec").child("ipFamilyPolicy");
+    if policy == "SingleStack" && families.len() > 1 {
+        let words = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified";
+        return Err(refuse(new, &vec![invalid(&path, &json!(policy), words)]));
+    }
+    let headless = new["spec"]["clusterIP"].as_str() == Some("None");
+    if policy == "RequireDualStack" && !headless && allocators.cidrs.len() < 2 {
+        let words = "this cluster is not configured for dual-stack services";
+        return Err(refuse(new, &vec![invalid(&path, &json!(policy), words)]));
+    }
     Ok(())
 }
 
@@ -210,9 +241,19 @@ fn ports(
 ) -> Result<(), Status> {
     let count = new["spec"]["ports"].as_array().map_or(0, Vec::len);
     let draws = needs_ports(&new["spec"]);
+    let mut seen: Vec<(u16, Value)> = Vec::new();
     for i in 0..count {
         let path = Path::new("spec").child("ports").index(i).child("nodePort");
-        match number(&new["spec"]["ports"][i]["nodePort"]) {
+        let given = number(&new["spec"]["ports"][i]["nodePort"]);
+        if let Some(port) = given {
+            let own = (port, new["spec"]["ports"][i]["protocol"].clone());
+            if seen.contains(&own) {
+                let words = "provided port is already allocated";
+                return Err(refuse(new, &vec![invalid(&path, &json!(port), words)]));
+            }
+            seen.push(own);
+        }
+        match given {
             Some(port) => name_port(allocators, new, port, &path, held_before, claims)?,
             None if draws => {
                 let port =

@@ -98,9 +98,7 @@ pub async fn write(api: &Arc<Api>, call: &Call, act: Act, headers: &HeaderMap, b
             scaled(call, places, &current.object, &scale)
         })
         .await?;
-    let mut response = reply::value(call.form, 200, &scale_of(places, &parse(&written.bytes)));
-    reply::warn(&mut response, &writing.warnings);
-    Ok(response)
+    Ok(reply::value(call.form, 200, &scale_of(places, &parse(&written.bytes))))
 }
 
 enum Change {
