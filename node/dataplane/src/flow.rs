@@ -40,7 +40,8 @@ pub async fn read(
     status: Arc<Status>,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    let mut ring = AsyncFd::register_with_interest(Readable(ring), Interest::READABLE)?;
+    // SAFETY: `Readable` owns the ring buffer's descriptor and gives the same open one for as long as it lives.
+    let mut ring = unsafe { AsyncFd::register_with_interest(Readable(ring), Interest::READABLE) }?;
     let (mut second, mut lines) = (Instant::now(), 0);
     loop {
         let mut guard = tokio::select! {
