@@ -36,9 +36,10 @@ pub fn from_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         }
     }
     let dst = scratch.packet.dst;
-    let cluster = config.cluster_v4.contains(&dst) || dst == Config::POD_GATEWAY_V4;
+    let pods = config.cluster_v4.contains(&dst) && dst != config.gateway_v4;
+    let cluster = pods || dst == Config::POD_GATEWAY_V4;
     let translated = !cluster && service::translate(world, scratch, config, false)?;
-    let node = (!cluster || dst == config.gateway_v4 || translated) && is_own(world, &scratch.to.dst);
+    let node = !cluster && is_own(world, &scratch.to.dst);
     if node && !translated {
         return deliver::to_stack(world);
     }

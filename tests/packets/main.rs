@@ -1,0 +1,20 @@
+//! The programs on packets: maps and a packet go in; verdict, bytes and counters come out of the kernel.
+//!
+//! What `BPF_PROG_TEST_RUN` cannot give a program (tunnel metadata, sockets) is given to the same functions on
+//! the host instead; see `host`.
+
+mod cost;
+mod flows;
+mod fragments;
+mod harness;
+mod host;
+mod hostile;
+mod icmp;
+mod masquerade;
+mod nodeport;
+mod overlay;
+mod packet;
+mod policy;
+mod reasons;
+mod services;
+mod sockets;

@@ -1,0 +1,93 @@
+//! Every reason to drop a packet, provoked once. A reason that is added does not compile until it is here.
+
+use crate::harness::*;
+use crate::packet::*;
+use fairlead_abi::*;
+
+/// A program and a packet that it drops for the reason, on a node prepared for it.
+fn provoke(reason: Reason, node: &mut Bench) -> (&'static str, Vec<u8>) {
+    let (client, server) = ((A.ip, 40000), (B.ip, 80));
+    let syn = tcp(client, server, SYN).frame();
+    match reason {
+        Reason::Malformed => ("from_pod", syn[..40].to_vec()),
+        Reason::NotConfigured => {
+            node.configure(Config { abi_version: ABI_VERSION + 1, ..config() });
+            ("from_pod", syn)
+        }
+        Reason::UnknownEtherType => ("from_pod", ethernet(0x8847, &[0; 46])),
+        Reason::Ipv6Unsupported => ("from_pod", crate::hostile::ipv6(6, &[], &[0; 20])),
+        Reason::LinkLocalNoise => ("from_pod", crate::hostile::ipv6(58, &[], &[135, 0, 0, 0])),
+        Reason::SpoofedSource => ("from_pod", tcp((REMOTE, 1), server, SYN).frame()),
+        Reason::UnknownEndpoint => ("from_pod", tcp(client, ([10, 244, 1, 200].into(), 80), SYN).frame()),
+        Reason::EndpointClosed => {
+            node.endpoint(&B, |b| b.flags = Endpoint::CLOSED);
+            ("from_pod", syn)
+        }
+        Reason::PolicyIngress => {
+            node.endpoint(&B, |b| b.ingress_ruleset = 5);
+            ("from_pod", syn)
+        }
+        Reason::PolicyEgress => {
+            node.endpoint(&A, |a| a.egress_ruleset = 5);
+            ("from_pod", syn)
+        }
+        Reason::NoBackend => {
+            node.service(CLUSTER_IP, 80, TCP, 3, &[]);
+            ("from_pod", tcp(client, (CLUSTER_IP, 80), RST).frame())
+        }
+        Reason::NoLocalBackend => {
+            let service = Service { id: 3, flags: Service::LOCAL, ..Service::default() };
+            node.service_with(CLUSTER_IP, 80, TCP, service, &[]);
+            ("from_pod", tcp(client, (CLUSTER_IP, 80), SYN).frame())
+        }
+        Reason::NoService => ("from_pod", tcp(client, (CLUSTER_IP, 80), SYN).frame()),
+        Reason::NoRoute => ("to_overlay", tcp(client, ([10, 244, 9, 1].into(), 80), SYN).frame()),
+        Reason::ForgedOverlay => ("from_overlay", tcp((REMOTE, 1), server, SYN).frame()),
+        Reason::FragmentUnknown => {
+            let piece = Packet { fragment: 7, ..udp(client, server, &[0; 32]) };
+            ("from_pod", piece.frame())
+        }
+        Reason::BadDestination => ("from_pod", udp(client, ([224, 0, 0, 1].into(), 1), b"").frame()),
+        Reason::NatExhausted => {
+            node.service(CLUSTER_IP, 80, TCP, 3, &[server]);
+            node.run("from_pod", &syn);
+            ("from_pod", tcp(client, (CLUSTER_IP, 80), SYN).frame())
+        }
+    }
+}
+
+#[test]
+fn every_reason_has_a_packet_that_is_dropped_for_it_and_recorded() {
+    for reason in Reason::ALL {
+        let mut node = Bench::new();
+        let (program, frame) = provoke(*reason, &mut node);
+        node.expect_drop(program, &frame, *reason);
+        let recorded: Vec<u16> = node.records().iter().map(|record| record.reason).collect();
+        let expected: &[u16] = if *reason == Reason::LinkLocalNoise { &[] } else { &[*reason as u16] };
+        assert_eq!(recorded, expected, "{}", reason.name());
+    }
+}
+
+#[test]
+fn names_are_distinct_and_numbers_lead_back() {
+    let names: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(names.len(), Reason::ALL.len());
+    for (number, reason) in Reason::ALL.iter().enumerate() {
+        assert_eq!(*reason as usize, number);
+        assert_eq!(Reason::from_u32(number as u32), Some(*reason));
+    }
+    assert_eq!(Reason::from_u32(Reason::ALL.len() as u32), None);
+}
+
+#[test]
+fn a_node_without_configuration_lets_no_pod_speak_and_keeps_its_own_traffic() {
+    let mut node = Bench::new();
+    node.configure(Config::default());
+    let frame = tcp((A.ip, 1), (B.ip, 2), SYN).frame();
+    for program in ["from_pod", "to_pod", "from_overlay", "to_overlay"] {
+        node.expect_drop(program, &frame, Reason::NotConfigured);
+    }
+    for program in ["from_uplink", "to_uplink"] {
+        assert_eq!(node.run(program, &frame).verdict, NEXT);
+    }
+}

@@ -1,0 +1,176 @@
+//! The socket hooks' decisions. That the kernel runs them is shown with real sockets in `netns`.
+
+use crate::harness::{CLUSTER_IP, NODE, OUTSIDE, config};
+use crate::host::World;
+use crate::packet::{TCP, UDP};
+use fairlead_abi::*;
+use fairlead_programs::socket::{self, Sock};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+struct Socket {
+    cookie: u64,
+    netns: u64,
+    proto: u8,
+    peer: Cell<(Addr, Be16)>,
+    refused: Cell<bool>,
+}
+
+impl Sock for Socket {
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    fn netns(&self) -> u64 {
+        self.netns
+    }
+
+    fn proto(&self) -> u8 {
+        self.proto
+    }
+
+    fn peer(&self) -> (Addr, Be16) {
+        self.peer.get()
+    }
+
+    fn set_peer(&self, addr: &Addr, port: Be16) {
+        self.peer.set((*addr, port));
+    }
+
+    fn refuse(&self) {
+        self.refused.set(true);
+    }
+}
+
+const POD: u64 = 5000;
+const HOST: u64 = 5001;
+
+fn world(backends: u8) -> World {
+    let mut world = World::new(config());
+    world.netns.insert(POD, NetnsEntry { role: NetnsEntry::POD, endpoint: 1 });
+    world.netns.insert(HOST, NetnsEntry { role: NetnsEntry::NODE, endpoint: 0 });
+    world.nodes.insert(NODE.into(), Node { flags: Node::SELF });
+    for proto in [TCP, UDP] {
+        for (addr, port) in [(Addr::from(CLUSTER_IP), 80), (Addr::UNSPECIFIED, 30080)] {
+            let key = ServiceKey { addr, port: Be16::new(port), proto, _pad: 0 };
+            world.services.insert(key, Service { id: 3, backends: backends.into(), ..Service::default() });
+        }
+    }
+    for slot in 0..backends {
+        world.backends.insert(BackendKey { service: 3, slot: slot.into() }, backend(slot));
+    }
+    world
+}
+
+fn backend(number: u8) -> Backend {
+    Backend { addr: Addr::v4([10, 244, 2, 10 + number]), port: Be16::new(8080), flags: 0 }
+}
+
+fn socket(cookie: u64, netns: u64, proto: u8, to: (Ipv4Addr, u16)) -> Socket {
+    let peer = (to.0.into(), Be16::new(to.1));
+    Socket { cookie, netns, proto, peer: Cell::new(peer), refused: Cell::new(false) }
+}
+
+#[test]
+fn pods_and_the_node_connect_to_backends_in_turn_and_see_the_service() {
+    let world = world(4);
+    let mut seen: BTreeMap<[u8; 16], u32> = BTreeMap::new();
+    for cookie in 0..1000 {
+        let netns = if cookie % 2 == 0 { POD } else { HOST };
+        let sock = socket(cookie, netns, TCP, (CLUSTER_IP, 80));
+        assert!(socket::connect(&world, &sock));
+        *seen.entry(sock.peer().0.octets()).or_default() += 1;
+        socket::restore(&world, &sock);
+        assert_eq!(sock.peer(), (CLUSTER_IP.into(), Be16::new(80)));
+    }
+    assert_eq!(seen.values().copied().collect::<Vec<_>>(), [250; 4]);
+}
+
+#[test]
+fn node_ports_of_the_own_node_are_services_too() {
+    let world = world(1);
+    let sock = socket(1, POD, TCP, (NODE, 30080));
+    assert!(socket::connect(&world, &sock));
+    assert_eq!(sock.peer(), (backend(0).addr, backend(0).port));
+}
+
+#[test]
+fn everything_else_is_left_alone() {
+    let world = world(1);
+    for (netns, proto, to) in [
+        (9999, TCP, (CLUSTER_IP, 80)),
+        (POD, TCP, (CLUSTER_IP, 81)),
+        (POD, TCP, (OUTSIDE, 30080)),
+        (POD, 132, (CLUSTER_IP, 80)),
+        (POD, 1, (CLUSTER_IP, 0)),
+    ] {
+        let sock = socket(1, netns, proto, to);
+        assert!(socket::connect(&world, &sock) && socket::sendmsg(&world, &sock));
+        assert_eq!(sock.peer(), (to.0.into(), Be16::new(to.1)));
+        socket::restore(&world, &sock);
+        assert_eq!(sock.peer(), (to.0.into(), Be16::new(to.1)));
+    }
+}
+
+#[test]
+fn a_service_without_backends_refuses() {
+    let world = world(0);
+    for proto in [TCP, UDP] {
+        let sock = socket(1, POD, proto, (CLUSTER_IP, 80));
+        assert!(!socket::connect(&world, &sock));
+        assert!(sock.refused.get());
+    }
+    let sock = socket(1, POD, UDP, (CLUSTER_IP, 80));
+    assert!(!socket::sendmsg(&world, &sock) && sock.refused.get());
+}
+
+#[test]
+fn a_sockets_datagrams_stay_with_one_backend_until_it_leaves() {
+    let mut world = world(3);
+    let send = |world: &World, cookie| {
+        let sock = socket(cookie, POD, UDP, (CLUSTER_IP, 80));
+        assert!(socket::sendmsg(world, &sock));
+        sock.peer().0
+    };
+    let first = send(&world, 1);
+    assert_ne!(send(&world, 2), first, "another socket, another backend");
+    assert!((0..5).all(|_| send(&world, 1) == first));
+    // The last backend moves into the first slot, as when the first one leaves.
+    world.backends.insert(BackendKey { service: 3, slot: 0 }, backend(2));
+    for service in world.services.values_mut() {
+        service.backends = 2;
+    }
+    let next = send(&world, 1);
+    assert_ne!(next, first);
+    assert!((0..5).all(|_| send(&world, 1) == next));
+}
+
+#[test]
+fn answers_to_one_socket_are_not_changed_for_another() {
+    let world = world(1);
+    let asking = socket(1, POD, UDP, (CLUSTER_IP, 80));
+    assert!(socket::sendmsg(&world, &asking));
+    let stranger =
+        Socket { cookie: 2, peer: Cell::new(asking.peer()), ..socket(2, POD, UDP, (CLUSTER_IP, 80)) };
+    socket::restore(&world, &stranger);
+    assert_eq!(stranger.peer().0, backend(0).addr);
+}
+
+#[test]
+fn affinity_holds_per_network_namespace() {
+    let mut world = world(4);
+    for service in world.services.values_mut() {
+        service.affinity_seconds = 60;
+    }
+    let connect = |world: &World, netns| {
+        let sock = socket(1, netns, TCP, (CLUSTER_IP, 80));
+        assert!(socket::connect(world, &sock));
+        sock.peer().0
+    };
+    let (pod, host) = (connect(&world, POD), connect(&world, HOST));
+    assert_ne!(pod, host);
+    assert!((0..5).all(|_| connect(&world, POD) == pod && connect(&world, HOST) == host));
+    world.now.set(world.now.get() + 61);
+    assert_ne!(connect(&world, POD), pod, "the time is over");
+}
