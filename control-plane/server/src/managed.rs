@@ -1,49 +1,130 @@
 //! `metadata.managedFields`: who set what, and server-side apply.
 
 use bytes::Bytes;
-use fairlead_api::status::{self, Status};
+use fairlead_api::{
+    apply::{self, Actor},
+    schema::{self, Schema},
+    status::{self, Status},
+};
 use serde_json::Value;
 
-use crate::{reply::Answer, write::Writing};
+use crate::{
+    api::Api,
+    ingest,
+    reply::Answer,
+    secure::Attributes,
+    write::{Current, Part, Writing, now},
+};
 
-/// Gives a new object its managed fields. `client` is what the client sent in their place.
-///
-/// # Errors
-/// None so far that a client can cause.
-pub fn created(_writing: &Writing<'_>, object: &mut Value, _client: Value, _now: &str) -> Result<(), Status> {
-    drop_managed(object);
-    Ok(())
+const RETRIES: usize = 20;
+
+/// Who tracks the fields of an object: the client that writes it, apply by itself, or nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tracking {
+    Writer,
+    Done,
 }
 
-/// Follows an update.
-///
-/// # Errors
-/// None so far that a client can cause.
-pub fn updated(
-    _writing: &Writing<'_>,
-    new: &mut Value,
-    _old: &Value,
-    _client: Value,
-    _now: &str,
-) -> Result<(), Status> {
-    drop_managed(new);
-    Ok(())
+/// Follows a create (`old` is `None`) or an update, before admission completes the object: what plugins add is
+/// nobody's.
+pub fn track(writing: &Writing<'_>, new: &mut Value, old: Option<&Value>) {
+    if writing.tracking == Tracking::Done {
+        return;
+    }
+    if writing.part == Part::Inner {
+        if let Some(old) = old {
+            new["metadata"]["managedFields"] = old["metadata"]["managedFields"].clone();
+        }
+    } else if let Some(schema) = schema::of(writing.call.kind.schema) {
+        let (now, api_version) = (now(), writing.call.kind.api_version());
+        apply::track_update(schema, writing.call.kind, old, new, &actor(writing, &now, &api_version));
+    }
+    tidy(new);
 }
 
-fn drop_managed(object: &mut Value) {
-    if let Some(meta) = object["metadata"].as_object_mut() {
+/// An absent list is absent.
+fn tidy(object: &mut Value) {
+    let empty = object["metadata"]["managedFields"].as_array().is_none_or(Vec::is_empty);
+    if let (true, Some(meta)) = (empty, object["metadata"].as_object_mut()) {
         meta.remove("managedFields");
     }
+}
+
+fn actor<'a>(writing: &'a Writing<'_>, now: &'a str, api_version: &'a str) -> Actor<'a> {
+    Actor { manager: writing.manager(), api_version, subresource: &writing.call.resource.subresource, now }
 }
 
 /// PATCH with `application/apply-patch+yaml`.
 ///
 /// # Errors
-/// 415.
-pub async fn apply(_writing: &mut Writing<'_>, _body: &Bytes) -> Answer {
-    Err(status::unsupported_media_type(&[
-        "application/json-patch+json",
-        "application/merge-patch+json",
-        "application/strategic-merge-patch+json",
-    ]))
+/// 409 for fields that others own, and whatever validation refuses.
+pub async fn apply(writing: &mut Writing<'_>, body: &Bytes) -> Answer {
+    let call = writing.call;
+    let schema = schema::of(call.kind.schema).ok_or_else(status::method_not_allowed)?;
+    let config = apply::config(&call.kind.api_version(), call.kind.kind, body)?;
+    ingest::check_identity(&config, &call.resource.name, &call.resource.namespace)?;
+    writing.tracking = Tracking::Done;
+    for _ in 0..RETRIES {
+        let Some(current) = writing.current(&call.key()).await? else {
+            match create(writing, schema, &config).await {
+                Err(refused) if refused.reason() == "AlreadyExists" => continue,
+                done => return done,
+            }
+        };
+        let new = applied(writing, schema, &config, Some(&current))?;
+        if let Some(written) = writing.attempt(new, &current).await? {
+            return writing.answer(written);
+        }
+    }
+    Err(status::timeout("the write kept losing against others", 1))
+}
+
+fn applied(
+    writing: &Writing<'_>,
+    schema: &'static Schema,
+    config: &Value,
+    current: Option<&Current>,
+) -> Result<Value, Status> {
+    let call = writing.call;
+    let (now, api_version) = (now(), call.kind.api_version());
+    let actor = actor(writing, &now, &api_version);
+    let live = current.map(|current| &current.object);
+    let applied = apply::apply(schema, call.kind, live, config, writing.options.force, &actor)?;
+    let mut object = applied.object;
+    ingest::complete(call.kind, &mut object);
+    if call.kind.namespaced {
+        object["metadata"]["namespace"] = call.resource.namespace.as_str().into();
+    }
+    Ok(object)
+}
+
+/// Apply of an object that does not exist creates it, for those who may create.
+async fn create(writing: &mut Writing<'_>, schema: &'static Schema, config: &Value) -> Answer {
+    let call = writing.call;
+    if !call.resource.subresource.is_empty() {
+        return Err(call.not_found());
+    }
+    may_create(writing.api, writing)?;
+    let version = config["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    let uid = config["metadata"]["uid"].as_str().unwrap_or_default();
+    if !matches!(version, "" | "0") || !uid.is_empty() {
+        let (kind, name) = (call.kind, &call.resource.name);
+        return Err(status::conflict(kind.group, kind.plural, name, status::MODIFIED));
+    }
+    let object = applied(writing, schema, config, None)?;
+    let written = writing.create(object).await?;
+    writing.answer(written)
+}
+
+fn may_create(api: &Api, writing: &Writing<'_>) -> Result<(), Status> {
+    let call = writing.call;
+    let attributes = Attributes {
+        group: &call.resource.group,
+        version: &call.resource.version,
+        resource: &call.resource.plural,
+        namespace: &call.resource.namespace,
+        name: &call.resource.name,
+        ..Attributes::new(&call.user, "create")
+    };
+    api.authorizer.check(&attributes)
 }

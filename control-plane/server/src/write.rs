@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fairlead_api::{
+    apply,
     field::ErrorList,
     kind::{Act, Kind},
     meta, pod,
@@ -19,7 +20,8 @@ use crate::{
     api::{Api, Call, key, not_found, store_key, unavailable},
     cache::{parse, to_stored},
     ingest::{self, Verb, WriteOptions},
-    managed, read,
+    managed::{self, Tracking},
+    read,
     reply::{self, Answer},
     select::converted,
 };
@@ -38,6 +40,8 @@ pub struct Writing<'a> {
     pub part: Part,
     /// The change is made from the present object (PATCH, subresources): a present version is no condition.
     pub derived: bool,
+    /// Whether this write still has to say whose its fields are.
+    pub tracking: Tracking,
 }
 
 /// Which strategy an update follows.
@@ -70,7 +74,7 @@ pub struct Written {
 
 impl<'a> Writing<'a> {
     pub fn new(api: &'a Arc<Api>, call: &'a Call, options: WriteOptions, part: Part) -> Self {
-        Writing { api, call, options, warnings: Vec::new(), part, derived: false }
+        Writing { api, call, options, warnings: Vec::new(), part, derived: false, tracking: Tracking::Writer }
     }
 
     /// The field manager of this write.
@@ -125,7 +129,7 @@ impl<'a> Writing<'a> {
     async fn create_once(&mut self, mut object: Value) -> Result<Written, Status> {
         let kind = self.call.kind;
         let namespace = self.call.resource.namespace.clone();
-        let client_managed = object["metadata"]["managedFields"].take();
+        managed::track(self, &mut object, None);
         self.name(&mut object);
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let attributes = self.attributes(Operation::Create, &namespace, &name);
@@ -135,7 +139,6 @@ impl<'a> Writing<'a> {
         let in_namespace = kind.namespaced.then_some(namespace.as_str());
         meta::prepare_create(kind, &mut object, in_namespace, &uid, &now);
         (kind.prepare_create)(&mut object);
-        managed::created(self, &mut object, client_managed, &now)?;
         let mut errors = meta::validate_create(kind, &object);
         errors.extend((kind.validate)(&object));
         self.refuse_invalid(&name, errors)?;
@@ -264,6 +267,20 @@ impl<'a> Writing<'a> {
         Err(status::timeout("the write kept losing against others", 1))
     }
 
+    /// One attempt to put `new` in the place of the named object.
+    ///
+    /// # Errors
+    /// As [`Writing::update`].
+    pub async fn attempt(&mut self, new: Value, current: &Current) -> Result<Option<Written>, Status> {
+        let (name, key) = (self.call.resource.name.clone(), self.call.key());
+        let warned = self.warnings.len();
+        let written = self.replace(&name, &key, new, current).await?;
+        if written.is_none() {
+            self.warnings.truncate(warned);
+        }
+        Ok(written)
+    }
+
     /// One attempt of an update; `None` if another write came between and the client did not insist on a version.
     async fn replace(
         &mut self,
@@ -274,12 +291,13 @@ impl<'a> Writing<'a> {
     ) -> Result<Option<Written>, Status> {
         let kind = self.call.kind;
         let insists = self.check_version(&new, current)?;
+        new["metadata"]["resourceVersion"] = current.revision.to_string().into();
         let old = &current.object;
+        managed::track(self, &mut new, Some(old));
         let namespace = self.call.resource.namespace.clone();
         let attributes =
             Attributes { old: Some(old), ..self.attributes(Operation::Update, &namespace, name) };
         admit::mutate(self.api, &attributes, &mut new).await?;
-        let client_managed = new["metadata"]["managedFields"].take();
         meta::prepare_update(&mut new, old);
         let mut errors = self.strategy(&mut new, old);
         let mut before = meta::validate_update(kind, &new, old);
@@ -290,12 +308,12 @@ impl<'a> Writing<'a> {
         admit::validate(self.api, &attributes, &new).await?;
         self.warnings.extend((kind.warnings)(&new, Some(old)));
         let claims = self.api.allocators.allocate(kind, &mut new, Some(old), self.options.dry_run)?;
-        managed::updated(self, &mut new, old, client_managed, &now())?;
         let bytes = self.stored(&new);
-        let unchanged = bytes == self.stored(old);
+        let unchanged = apply::same_but_times(&new, old);
         if unchanged || self.options.dry_run {
             self.api.allocators.settle(&claims, false);
-            let bytes = self.with_revision(&bytes, current.revision);
+            let shown = if unchanged { self.stored(old) } else { bytes };
+            let bytes = self.with_revision(&shown, current.revision);
             return Ok(Some(Written { bytes, created: false }));
         }
         if finished(kind, &new) {

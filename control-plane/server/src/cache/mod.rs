@@ -403,3 +403,85 @@ impl Caches {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fairlead_api::registry;
+    use serde_json::json;
+
+    use super::*;
+
+    fn cache() -> Cache {
+        Cache::new(registry::find("", "v1", "configmaps").unwrap())
+    }
+
+    fn item(cache: &Cache, key: &str, revision: u64, size: usize) -> Arc<Item> {
+        let name = key.split_once('/').unwrap().1;
+        let object =
+            json!({"metadata": {"name": name, "labels": {"n": name}}, "data": {"x": "y".repeat(size)}});
+        Arc::new(Item::from_stored(cache.kind, key, revision, &to_stored(cache.kind, &object)).unwrap())
+    }
+
+    fn put(cache: &Cache, key: &str, revision: u64) {
+        cache.apply(revision, vec![(key.into(), Some(item(cache, key, revision, 1)))]);
+    }
+
+    fn keys(cache: &Cache, at: Option<u64>) -> Vec<String> {
+        let query = Query { prefix: "a/", at, ..Query::default() };
+        cache
+            .list(query, 0, |_| true)
+            .unwrap()
+            .items
+            .iter()
+            .map(|item| format!("{}@{}", item.key, item.revision))
+            .collect()
+    }
+
+    #[test]
+    fn a_list_at_an_older_revision_shows_what_was_there_then() {
+        let cache = cache();
+        put(&cache, "a/x", 1);
+        put(&cache, "a/y", 2);
+        put(&cache, "a/x", 3);
+        cache.apply(4, vec![("a/y".into(), None)]);
+        put(&cache, "b/z", 5);
+        assert_eq!(keys(&cache, None), ["a/x@3"]);
+        assert_eq!(keys(&cache, Some(3)), ["a/x@3", "a/y@2"]);
+        assert_eq!(keys(&cache, Some(2)), ["a/x@1", "a/y@2"]);
+        assert_eq!(keys(&cache, Some(1)), ["a/x@1"]);
+    }
+
+    #[test]
+    fn a_ring_that_overflowed_says_so_instead_of_leaving_a_gap() {
+        let cache = cache();
+        let count = u64::try_from(RING_CHANGES).unwrap() + 10;
+        for revision in 1..=count {
+            put(&cache, "a/x", revision);
+        }
+        assert_eq!(cache.since(9, 1).unwrap_err(), TooOld { oldest: 10 });
+        assert_eq!(cache.since(10, usize::MAX).unwrap().len(), RING_CHANGES);
+        assert!(cache.list(Query { at: Some(9), ..Query::default() }, 0, |_| true).is_err());
+    }
+
+    #[test]
+    fn a_deletion_carries_the_last_state_at_its_own_revision() {
+        let cache = cache();
+        put(&cache, "a/x", 7);
+        cache.apply(9, vec![("a/x".into(), None)]);
+        let changes = cache.since(7, 10).unwrap();
+        let line = changes[0].line(cache.kind, EventType::Deleted).unwrap();
+        let event: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(event["type"], "DELETED");
+        assert_eq!(event["object"]["metadata"]["resourceVersion"], "9");
+        assert_eq!(event["object"]["data"]["x"], "y");
+    }
+
+    #[test]
+    fn selectors_see_labels_without_the_object_being_parsed() {
+        let cache = cache();
+        put(&cache, "a/x", 1);
+        let item = cache.get("a/x").unwrap();
+        assert_eq!((item.label("n"), item.label("m")), (Some("x"), None));
+        assert_eq!(item.field(cache.kind, "metadata.namespace"), Some("a"));
+    }
+}
