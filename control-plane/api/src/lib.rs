@@ -1,6 +1,7 @@
 //! What every kind of the Kubernetes API is: identity, schema, defaults, validation, strategy, printed columns; and
 //! the pure machinery over it: patch, selectors, protobuf, OpenAPI, discovery. No IO.
 
+pub mod apply;
 pub mod decode;
 pub mod discovery;
 pub mod encode;
