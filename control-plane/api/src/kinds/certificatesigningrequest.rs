@@ -28,7 +28,7 @@ pub static KIND: Kind = Kind {
         strategy::update(new, old);
     },
     prepare_status: |new, old| {
-        strategy::status_only(new, old);
+        strategy::status(new, old);
         keep_decisions(new, old);
     },
     validate,

@@ -60,11 +60,11 @@ fn default(v: &mut Value) {
     }
     let Some(strategy) = d::object(spec, "updateStrategy") else { return };
     d::zero(strategy, "type", json!("RollingUpdate"));
-    if strategy["type"] == "RollingUpdate" {
-        if let Some(rolling) = d::object(strategy, "rollingUpdate") {
-            d::unset(rolling, "maxUnavailable", json!(1));
-            d::unset(rolling, "maxSurge", json!(0));
-        }
+    if strategy["type"] == "RollingUpdate"
+        && let Some(rolling) = d::object(strategy, "rollingUpdate")
+    {
+        d::unset(rolling, "maxUnavailable", json!(1));
+        d::unset(rolling, "maxSurge", json!(0));
     }
 }
 

@@ -55,11 +55,11 @@ fn default(v: &mut Value) {
     }
     let Some(strategy) = d::object(spec, "strategy") else { return };
     d::zero(strategy, "type", json!("RollingUpdate"));
-    if strategy["type"] == "RollingUpdate" {
-        if let Some(rolling) = d::object(strategy, "rollingUpdate") {
-            d::unset(rolling, "maxUnavailable", json!("25%"));
-            d::unset(rolling, "maxSurge", json!("25%"));
-        }
+    if strategy["type"] == "RollingUpdate"
+        && let Some(rolling) = d::object(strategy, "rollingUpdate")
+    {
+        d::unset(rolling, "maxUnavailable", json!("25%"));
+        d::unset(rolling, "maxSurge", json!("25%"));
     }
 }
 

@@ -58,10 +58,10 @@ const RENAMED: &[(&str, &str)] = &[
 ];
 
 fn rename(v: &mut Value, from: &str, to: &str) {
-    if let Some(map) = v.as_object_mut() {
-        if let Some(value) = map.remove(from) {
-            map.insert(to.into(), value);
-        }
+    if let Some(map) = v.as_object_mut()
+        && let Some(value) = map.remove(from)
+    {
+        map.insert(to.into(), value);
     }
 }
 

@@ -63,24 +63,24 @@ fn to_storage(v: &mut Value) {
             part[*name] = value;
         }
     }
-    if let Some(spec) = v.get_mut("spec").and_then(Value::as_object_mut) {
-        if let Some(percent) = spec.remove("targetCPUUtilizationPercentage").filter(|p| !p.is_null()) {
-            let target = json!({"type": "Utilization", "averageUtilization": percent});
-            let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": target}});
-            let list = spec.entry("metrics").or_insert(json!([]));
-            if let Some(list) = list.as_array_mut().filter(|l| !l.iter().any(is_cpu)) {
-                list.insert(0, metric);
-            }
+    if let Some(spec) = v.get_mut("spec").and_then(Value::as_object_mut)
+        && let Some(percent) = spec.remove("targetCPUUtilizationPercentage").filter(|p| !p.is_null())
+    {
+        let target = json!({"type": "Utilization", "averageUtilization": percent});
+        let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": target}});
+        let list = spec.entry("metrics").or_insert(json!([]));
+        if let Some(list) = list.as_array_mut().filter(|l| !l.iter().any(is_cpu)) {
+            list.insert(0, metric);
         }
     }
-    if let Some(status) = v.get_mut("status").and_then(Value::as_object_mut) {
-        if let Some(percent) = status.remove("currentCPUUtilizationPercentage").filter(|p| !p.is_null()) {
-            let current = json!({"averageUtilization": percent, "averageValue": "0"});
-            status.insert(
-                "currentMetrics".into(),
-                json!([{"type": "Resource", "resource": {"name": "cpu", "current": current}}]),
-            );
-        }
+    if let Some(status) = v.get_mut("status").and_then(Value::as_object_mut)
+        && let Some(percent) = status.remove("currentCPUUtilizationPercentage").filter(|p| !p.is_null())
+    {
+        let current = json!({"averageUtilization": percent, "averageValue": "0"});
+        status.insert(
+            "currentMetrics".into(),
+            json!([{"type": "Resource", "resource": {"name": "cpu", "current": current}}]),
+        );
     }
     v["apiVersion"] = json!("autoscaling/v2");
     v2::default(v);

@@ -114,10 +114,8 @@ fn source(part: &str, f: &Field, e: &mut ErrorList) {
     self::target(&target, e);
     let average = target.get("averageValue");
     match (part, set("value"), set("averageValue")) {
-        ("pods", ..) => {
-            if Quantity::of(average.value).is_none_or(|q| q.0 <= 0) {
-                average.required(e, "must specify a positive target averageValue");
-            }
+        ("pods", ..) if Quantity::of(average.value).is_none_or(|q| q.0 <= 0) => {
+            average.required(e, "must specify a positive target averageValue");
         }
         (_, false, false) => {
             average.required(e, "must set either a target value for metric or a per-pod target");

@@ -338,3 +338,43 @@ fn an_update_of_a_service_keeps_what_the_cluster_gave() {
     assert_eq!(plain["spec"]["clusterIP"], "10.96.0.9");
     assert!(plain["spec"]["externalTrafficPolicy"].is_null());
 }
+
+#[test]
+fn ephemeral_containers_are_added_and_never_taken_away() {
+    use crate::pod::update::{ephemeral_containers, prepare_ephemeral_containers};
+    let kind = kind("Pod");
+    let mut old = pod(json!({}));
+    old["metadata"] = json!({"name": "x"});
+    (kind.default)(&mut old);
+    (kind.prepare_create)(&mut old);
+    let mut added = old.clone();
+    added["spec"]["nodeName"] = json!("smuggled");
+    added["spec"]["ephemeralContainers"] = json!([{"name": "e", "image": "i:1"}]);
+    (kind.default)(&mut added);
+    prepare_ephemeral_containers(&mut added, &old);
+    compare(ephemeral_containers(&added, &old), &[]);
+    assert_eq!(added["metadata"]["generation"], 2);
+    assert!(added["spec"]["nodeName"].is_null());
+    let mut removed = added.clone();
+    removed["spec"]["ephemeralContainers"] = json!(null);
+    prepare_ephemeral_containers(&mut removed, &added);
+    compare(ephemeral_containers(&removed, &added), &[("spec.ephemeralContainers", "Forbidden")]);
+}
+
+#[test]
+fn a_node_reports_status_without_moving_the_pod_or_its_class() {
+    let kind = kind("Pod");
+    let mut old = pod(json!({}));
+    old["metadata"] = json!({"name": "x"});
+    (kind.default)(&mut old);
+    (kind.prepare_create)(&mut old);
+    let mut new = old.clone();
+    new["status"] = json!({"phase": "Running", "podIP": "10.1.1.1"});
+    (kind.default)(&mut new);
+    (kind.prepare_status)(&mut new, &old);
+    compare((kind.validate_status)(&new, &old), &[]);
+    assert_eq!(new["status"]["qosClass"], "BestEffort");
+    assert_eq!(new["status"]["podIPs"], json!([{"ip": "10.1.1.1"}]));
+    new["status"]["qosClass"] = json!("Guaranteed");
+    compare((kind.validate_status)(&new, &old), &[("status.qosClass", "Invalid")]);
+}

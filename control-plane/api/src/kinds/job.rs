@@ -59,10 +59,10 @@ fn default(v: &mut Value) {
         d::template(template);
     }
     labels_of_template(v);
-    if v["spec"]["completions"].is_null() {
-        if let Some(spec) = v["spec"].as_object_mut() {
-            spec.remove("completions");
-        }
+    if v["spec"]["completions"].is_null()
+        && let Some(spec) = v["spec"].as_object_mut()
+    {
+        spec.remove("completions");
     }
 }
 

@@ -67,10 +67,10 @@ pub fn validate(new: &Value, old: &Value) -> ErrorList {
         end.invalid(&mut e, "cannot set completionTime when there is no Complete=True condition");
     }
     let time = |f: &Field| f.str().parse::<jiff::Timestamp>().ok();
-    if let (Some(from), Some(to)) = (time(&start), time(&end)) {
-        if to < from {
-            end.invalid(&mut e, "must be equal to or after `startTime`");
-        }
+    if let (Some(from), Some(to)) = (time(&start), time(&end))
+        && to < from
+    {
+        end.invalid(&mut e, "must be equal to or after `startTime`");
     }
     for kind in ["Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"] {
         if holds(old, kind) && !holds(new, kind) {

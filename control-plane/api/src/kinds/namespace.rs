@@ -40,10 +40,10 @@ pub static KIND: Kind = Kind {
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 fn default(v: &mut Value) {
-    if let Some(name) = v["metadata"]["name"].as_str().filter(|n| !n.is_empty()).map(str::to_owned) {
-        if let Some(labels) = d::object(&mut v["metadata"], "labels") {
-            labels[NAME_LABEL] = json!(name);
-        }
+    if let Some(name) = v["metadata"]["name"].as_str().filter(|n| !n.is_empty()).map(str::to_owned)
+        && let Some(labels) = d::object(&mut v["metadata"], "labels")
+    {
+        labels[NAME_LABEL] = json!(name);
     }
 }
 

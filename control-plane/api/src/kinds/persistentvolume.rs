@@ -153,10 +153,8 @@ fn source(s: &Field, e: &mut ErrorList) {
             "hostPath" => volume::host_path(&at, e),
             "nfs" => volume::nfs(&at, e),
             "iscsi" => volume::iscsi(&at, e),
-            "local" => {
-                if at.get("path").present(e) {
-                    crate::validate::container::no_backsteps(&at.get("path"), e);
-                }
+            "local" if at.get("path").present(e) => {
+                crate::validate::container::no_backsteps(&at.get("path"), e);
             }
             "csi" => {
                 volume::csi_driver(&at.get("driver"), e);

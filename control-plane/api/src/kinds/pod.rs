@@ -98,6 +98,10 @@ fn prepare_status(new: &mut Value, old: &Value) {
     if let Some(meta) = new.get_mut("metadata") {
         strategy::take(meta, &old["metadata"], "ownerReferences");
     }
+    // The class is settled at creation; a node that leaves it out does not mean to change it.
+    if new["status"].is_object() {
+        pod::defaults::zero(&mut new["status"], "qosClass", old["status"]["qosClass"].clone());
+    }
 }
 
 fn validate(v: &Value) -> ErrorList {

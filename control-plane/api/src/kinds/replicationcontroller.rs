@@ -55,10 +55,10 @@ fn default(v: &mut Value) {
     }
     let Some(spec) = d::object(v, "spec") else { return };
     d::unset(spec, "replicas", json!(1));
-    if spec["selector"].is_null() {
-        if let Some(map) = spec.as_object_mut() {
-            map.remove("selector");
-        }
+    if spec["selector"].is_null()
+        && let Some(map) = spec.as_object_mut()
+    {
+        map.remove("selector");
     }
     d::with(spec, "template", d::template);
 }

@@ -54,10 +54,10 @@ fn default(v: &mut Value) {
     let Some(spec) = d::object(v, "spec") else { return };
     d::zero(spec, "sessionAffinity", json!("None"));
     d::zero(spec, "type", json!("ClusterIP"));
-    if spec["sessionAffinity"] == "None" {
-        if let Some(map) = spec.as_object_mut() {
-            map.remove("sessionAffinityConfig");
-        }
+    if spec["sessionAffinity"] == "None"
+        && let Some(map) = spec.as_object_mut()
+    {
+        map.remove("sessionAffinityConfig");
     }
     if spec["sessionAffinity"] == "ClientIP" {
         let client = d::object(spec, "sessionAffinityConfig").and_then(|a| d::object(a, "clientIP"));

@@ -98,10 +98,10 @@ fn node_ports(new: &mut Value, old: &Value) {
             .into_iter()
             .flatten()
             .find(|o| o["protocol"] == port["protocol"] && o["port"] == port["port"]);
-        if let Some(number) = was.map(|w| w["nodePort"].clone()).filter(|n| n.is_i64() || n.is_u64()) {
-            if !used.contains(&number) {
-                port["nodePort"] = number;
-            }
+        if let Some(number) = was.map(|w| w["nodePort"].clone()).filter(|n| n.is_i64() || n.is_u64())
+            && !used.contains(&number)
+        {
+            port["nodePort"] = number;
         }
     }
 }

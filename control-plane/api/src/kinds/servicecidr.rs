@@ -19,7 +19,7 @@ pub static KIND: Kind = Kind {
     subresources: &[Subresource { name: "status", verbs: &["get", "patch", "update"], act: Act::Status }],
     prepare_create: strategy::create_blank,
     prepare_update: strategy::update,
-    prepare_status: strategy::status_only,
+    prepare_status: strategy::status,
     validate,
     validate_update: |new, old| strategy::immutable(new, old, &["spec.cidrs"]),
     cells,
@@ -37,13 +37,13 @@ fn validate(v: &Value) -> ErrorList {
         return e;
     }
     let read: Vec<_> = list.items().filter_map(|f| net::cidr(&f, &mut e)).collect();
-    if let [a, b] = read[..] {
-        if a.addr().is_ipv4() == b.addr().is_ipv4() {
-            list.invalid(
-                &mut e,
-                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
-            );
-        }
+    if let [a, b] = read[..]
+        && a.addr().is_ipv4() == b.addr().is_ipv4()
+    {
+        list.invalid(
+            &mut e,
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+        );
     }
     e
 }

@@ -52,10 +52,10 @@ fn default(v: &mut Value) {
     d::unset(spec, "revisionHistoryLimit", json!(10));
     if let Some(strategy) = d::object(spec, "updateStrategy") {
         d::zero(strategy, "type", json!("RollingUpdate"));
-        if strategy["type"] == "RollingUpdate" {
-            if let Some(rolling) = d::object(strategy, "rollingUpdate") {
-                d::unset(rolling, "partition", json!(0));
-            }
+        if strategy["type"] == "RollingUpdate"
+            && let Some(rolling) = d::object(strategy, "rollingUpdate")
+        {
+            d::unset(rolling, "partition", json!(0));
         }
     }
     if let Some(retention) = d::object(spec, "persistentVolumeClaimRetentionPolicy") {

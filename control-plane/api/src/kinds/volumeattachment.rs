@@ -19,7 +19,7 @@ pub static KIND: Kind = Kind {
     subresources: &[Subresource { name: "status", verbs: &["get", "patch", "update"], act: Act::Status }],
     prepare_create: |v| strategy::create(v, json!({"attached": false})),
     prepare_update: strategy::update,
-    prepare_status: strategy::status,
+    prepare_status: strategy::status_only,
     validate,
     validate_update: |new, old| strategy::immutable(new, old, &["spec"]),
     cells,

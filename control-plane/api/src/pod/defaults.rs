@@ -84,6 +84,18 @@ pub fn pod(v: &mut Value) {
     unset(spec, "enableServiceLinks", json!(true));
     if let Some(status) = object(v, "status") {
         zero(status, "phase", json!("Pending"));
+        addresses(status, "podIP", "podIPs");
+    }
+}
+
+/// The single address is the first of the list; when they differ the single one wins.
+fn addresses(status: &mut Value, single: &str, list: &str) {
+    let one = status[single].as_str().unwrap_or_default().to_owned();
+    let first = status[list][0]["ip"].as_str().unwrap_or_default().to_owned();
+    if !one.is_empty() && one != first {
+        status[list] = json!([{"ip": one}]);
+    } else if one.is_empty() && !first.is_empty() {
+        status[single] = json!(first);
     }
 }
 
@@ -243,10 +255,10 @@ fn requests_from_limits(resources: &mut Value) {
 /// A pod-level resource that only containers request is requested for the pod as their sum; upstream does so for
 /// resources that the pod limits, which `requests_from_limits` has already filled in when no container requests them.
 fn pod_requests(spec: &mut Value) {
-    if spec["resources"]["requests"].as_object().is_some_and(Map::is_empty) {
-        if let Some(map) = spec["resources"].as_object_mut() {
-            map.remove("requests");
-        }
+    if spec["resources"]["requests"].as_object().is_some_and(Map::is_empty)
+        && let Some(map) = spec["resources"].as_object_mut()
+    {
+        map.remove("requests");
     }
 }
 

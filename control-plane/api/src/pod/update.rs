@@ -186,10 +186,23 @@ pub fn ephemeral_containers(new: &Value, old: &Value) -> ErrorList {
 pub fn prepare_ephemeral_containers(new: &mut Value, old: &Value) {
     let containers = new["spec"]["ephemeralContainers"].take();
     let mut kept = old.clone();
-    if !containers.is_null() {
-        kept["spec"]["ephemeralContainers"] = containers;
+    if let Some(spec) = kept["spec"].as_object_mut() {
+        if containers.is_null() {
+            spec.remove("ephemeralContainers");
+        } else {
+            spec.insert("ephemeralContainers".into(), containers);
+        }
     }
+    finish(new, kept, old);
+}
+
+/// The kept object takes the place of the new one; a changed spec is a new generation.
+fn finish(new: &mut Value, mut kept: Value, old: &Value) {
     kept["metadata"]["resourceVersion"] = new["metadata"]["resourceVersion"].clone();
+    if !same(&kept["spec"], &old["spec"]) {
+        kept["metadata"]["generation"] =
+            json!(old["metadata"]["generation"].as_i64().unwrap_or_default() + 1);
+    }
     *new = kept;
 }
 
@@ -207,8 +220,7 @@ pub fn prepare_resize(new: &mut Value, old: &Value) {
             }
         }
     }
-    kept["metadata"]["resourceVersion"] = new["metadata"]["resourceVersion"].clone();
-    *new = kept;
+    finish(new, kept, old);
 }
 
 /// Update of `/resize`: the quality of service stays, and only processor and memory change.
