@@ -98,7 +98,7 @@ fn shape(schema: &Value) -> Result<String> {
             "IntOrString" => "x".into(),
             "Time" => "t".into(),
             "MicroTime" => "u".into(),
-            "FieldsV1" | "RawExtension" => "o".into(),
+            "FieldsV1" | "RawExtension" | "CustomResourceSubresourceStatus" => "o".into(),
             "JSON" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrStringArray" => {
                 format!("*{name}")
             }

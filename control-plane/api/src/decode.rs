@@ -10,6 +10,7 @@ use crate::{
     status::{self, Status, quoted},
 };
 
+mod order;
 mod syntax;
 mod wire;
 
@@ -361,6 +362,7 @@ pub fn typed(
     let mut findings = strict;
     if let Some(schema) = schema::of(expected.schema) {
         check_and_prune(schema, &mut value, &mut findings).map_err(|words| refuse(&words))?;
+        order::sort(body, &mut findings);
     }
     match validation {
         FieldValidation::Ignore => Ok((value, Vec::new())),

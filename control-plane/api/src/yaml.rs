@@ -43,7 +43,9 @@ impl<'i> Builder<'i> {
                     w if w.contains("mapping values are not allowed") => {
                         return Err("mapping values are not allowed in this context".into());
                     }
-                    w if w.contains("node content") => "did not find expected node content".into(),
+                    w if w.contains("node content") || w.contains("unclosed") => {
+                        "did not find expected node content".into()
+                    }
                     _ => words.to_owned(),
                 };
                 Err(format!("line {line}: {words}"))

@@ -207,6 +207,9 @@ impl<'p> Types<'p> {
             _ if name.ends_with(".FieldsV1") => {
                 json!({"description": "A set of fields, as a tree of paths.", "type": "object"})
             }
+            _ if name.ends_with(".Patch") => {
+                json!({"description": "The changes to an object, in the form that the media type names.", "type": "object"})
+            }
             _ => json!({"description": "Any JSON value."}),
         }
     }
