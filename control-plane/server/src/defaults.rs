@@ -73,7 +73,8 @@ pub async fn ensure(api: &Arc<Api>, service_ip: IpAddr) -> Result<(), Error> {
         .iter()
         .filter_map(|name| Wanted::new("", "namespaces", "", name, json!({"metadata": {"name": name}})));
     make_all(api, namespaces.collect()).await?;
-    make_all(api, priority_classes().into_iter().chain(service(service_ip)).collect()).await?;
+    make_all(api, priority_classes().into_iter().chain(service(service_ip, api.advertise.1)).collect())
+        .await?;
     endpoints(api).await?;
     let (roles, bindings): (Vec<_>, Vec<_>) =
         bootstrap::objects().into_iter().partition(|wanted| !wanted.resource.ends_with("bindings"));
@@ -147,13 +148,13 @@ fn priority_classes() -> Vec<Wanted> {
 }
 
 /// Service `default/kubernetes`: how pods reach this API.
-fn service(ip: IpAddr) -> Option<Wanted> {
+fn service(ip: IpAddr, port: u16) -> Option<Wanted> {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let object = json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
         "spec": {
             "type": "ClusterIP", "clusterIP": ip.to_string(), "sessionAffinity": "None",
-            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": 6443}],
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
         },
     });
     Wanted::new("", "services", "default", "kubernetes", object)

@@ -149,6 +149,8 @@ fn tagged(request: &Parts, mut response: Response<Body>, etag: &str) -> Response
         request.headers.get(header::IF_NONE_MATCH).is_some_and(|own| own.as_bytes() == etag.as_bytes());
     if same {
         response = respond(304, "application/json", bytes::Bytes::new());
+        // Clients put the headers of a 304 over those that they kept, and the kept type says which version it is.
+        response.headers_mut().remove(header::CONTENT_TYPE);
     }
     if let Ok(value) = HeaderValue::from_str(etag) {
         response.headers_mut().insert(header::ETAG, value);

@@ -100,7 +100,7 @@ impl Metrics {
             Some(_) => "cluster",
         };
         let labels = Labels {
-            verb: info.verb.to_uppercase(),
+            verb: verb(info.verb),
             group: text(|r| &r.group),
             version: text(|r| &r.version),
             resource: text(|r| &r.plural),
@@ -192,6 +192,15 @@ impl Labels {
             "group={:?},resource={:?},scope={:?},subresource={:?},verb={:?},version={:?}",
             self.group, self.resource, self.scope, self.subresource, self.verb, self.version
         )
+    }
+}
+
+/// Upstream counts some verbs under the name of their method.
+fn verb(verb: &str) -> String {
+    match verb {
+        "create" => "POST".into(),
+        "update" => "PUT".into(),
+        other => other.to_uppercase(),
     }
 }
 

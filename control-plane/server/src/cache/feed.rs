@@ -17,7 +17,7 @@ use super::{Cache, Caches, Item};
 /// Objects read from the store at once when it fills the caches.
 const PAGE: usize = 500;
 
-/// Sees every change in the order of the store, after the caches show it.
+/// Sees every change in the order of the store, before the caches show it.
 pub trait Observer: Send + Sync + 'static {
     /// All keys outside of any kind's storage are about to be told again: what was known before is void.
     fn reset(&self);
@@ -164,14 +164,15 @@ fn apply(caches: &Caches, observer: &dyn Observer, revision: u64, events: &[Arc<
         let key = item.as_ref().map_or_else(|| key.into(), |item| item.key.clone());
         changes.entry(cache.kind.storage).or_default().push((key, item));
     }
-    for (storage, changes) in changes {
-        if let Some(cache) = caches.by_storage.get(storage) {
-            cache.apply(revision, changes);
-        }
-    }
+    // Watchers wake as soon as a cache moves: by then the authorizer must know what it lets them see.
     for event in events {
         if let Some((cache, key)) = locate(caches, &event.key) {
             observer.object(cache.kind, key, event.value.as_deref());
+        }
+    }
+    for (storage, changes) in changes {
+        if let Some(cache) = caches.by_storage.get(storage) {
+            cache.apply(revision, changes);
         }
     }
 }
