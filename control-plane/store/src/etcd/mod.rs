@@ -159,7 +159,8 @@ impl Link {
         options: GetOptions,
     ) -> std::result::Result<Range, etcd_client::Error> {
         let mut wait = Duration::from_millis(50);
-        for attempt in 1.. {
+        let mut attempt = 1;
+        loop {
             let mut kv = self.client.kv_client().max_decoding_message_size(MESSAGE_BYTES);
             match kv.get(key.clone(), Some(options.clone())).await {
                 Ok(mut answer) => {
@@ -168,13 +169,13 @@ impl Link {
                     return Ok(Range { entries: entries(answer.take_kvs()), revision, more });
                 }
                 Err(error) if attempt < ATTEMPTS && passing(&error) => {
+                    attempt += 1;
                     tokio::time::sleep(wait).await;
                     wait *= 4;
                 }
                 Err(error) => return Err(error),
             }
         }
-        unreachable!("the loop returns at the last attempt")
     }
 
     /// Writes the mark; answers with its revision, at which therefore an event lies below the prefix.
