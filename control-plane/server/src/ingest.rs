@@ -1,6 +1,6 @@
 //! Bodies of requests: read within limits, decoded, checked against the schema, defaulted.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fairlead_api::{
     decode::{self, Decoded, Expected, FieldValidation},
     field::{ErrorList, Path, forbidden, not_supported, required, too_long},
@@ -8,7 +8,6 @@ use fairlead_api::{
     schema,
     status::{self, Status},
 };
-use futures::FutureExt;
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -21,22 +20,32 @@ pub const MAX_BODY: usize = 3 << 20;
 /// What reads object bodies.
 pub const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
+/// How much of a body that is too long is read and thrown away, so that the client, still sending, gets to hear why.
+const MAX_DISCARDED: usize = 32 << 20;
+
 /// Reads a body whole.
 ///
 /// # Errors
 /// 413 for one that is longer than [`MAX_BODY`], 400 for one that breaks off.
-pub async fn bytes(body: Body) -> Result<Bytes, Status> {
-    use http_body::Body as _;
-    let too_large = || status::too_large(&format!("limit is {MAX_BODY}"));
-    if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(too_large());
+pub async fn bytes(mut body: Body) -> Result<Bytes, Status> {
+    let mut all = BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            status::bad_request(format!("the body of the request could not be read: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length > MAX_DISCARDED {
+            break;
+        }
+        if length <= MAX_BODY {
+            all.extend_from_slice(&data);
+        } else {
+            all = BytesMut::new();
+        }
     }
-    let collected = http_body_util::Limited::new(body, MAX_BODY).collect().boxed();
-    match collected.await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(status::bad_request(format!("the body of the request could not be read: {error}"))),
-    }
+    if length > MAX_BODY { Err(status::too_large(&format!("limit is {MAX_BODY}"))) } else { Ok(all.freeze()) }
 }
 
 /// The media type of a body, without parameters; JSON where the client says nothing.

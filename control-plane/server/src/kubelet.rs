@@ -20,6 +20,7 @@ use crate::{
     api::{Api, Call},
     body::{self, Body},
     reply::{self, Answer},
+    secure::Attributes,
     subresource, write,
 };
 
@@ -250,6 +251,7 @@ async fn refusal(call: &Call, answer: Response<hyper::body::Incoming>) -> Status
 
 /// `exec`, `attach` and `portforward`: an upgraded connection to the kubelet, passed through.
 pub async fn stream(api: &Arc<Api>, call: &Call, what: &'static str, mut request: Request<Body>) -> Answer {
+    may_create(api, call)?;
     let pod = pod(api, call).await?;
     let container = if what == "portForward" { String::new() } else { container(call, &pod)? };
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -295,6 +297,20 @@ pub async fn stream(api: &Arc<Api>, call: &Call, what: &'static str, mut request
         }
     });
     Ok(response)
+}
+
+/// WebSocket clients come with GET, which must not let in those who may only read: the right to create is asked for
+/// whatever the method is.
+fn may_create(api: &Api, call: &Call) -> Result<(), Status> {
+    api.authorizer.check(&Attributes {
+        group: &call.resource.group,
+        version: &call.resource.version,
+        resource: &call.resource.plural,
+        subresource: &call.resource.subresource,
+        namespace: &call.resource.namespace,
+        name: &call.resource.name,
+        ..Attributes::new(&call.user, "create")
+    })
 }
 
 /// The headers of an upgrade: everything that the protocols behind it negotiate with.
