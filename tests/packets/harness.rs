@@ -37,6 +37,8 @@ pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 pub const VXLAN_PORT: u16 = 8472;
 /// `lo`, which is the device that test runs pretend to be on.
 pub const LO: u32 = 1;
+/// The VXLAN device, which need not be there.
+pub const OVERLAY: u32 = 2;
 
 pub struct Pod {
     pub ip: Ipv4Addr,
@@ -80,7 +82,7 @@ pub fn config() -> Config {
         pods_v4: Prefix::new(v4([10, 244, 1, 0]), 24),
         services_v4: Prefix::new(v4([10, 96, 0, 0]), 16),
         uplink_ifindex: LO,
-        overlay_ifindex: LO,
+        overlay_ifindex: OVERLAY,
         vni: 1,
         vxlan_port: Be16::new(VXLAN_PORT),
         snat_port_min: Config::SNAT_PORT_MIN,

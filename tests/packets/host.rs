@@ -227,6 +227,10 @@ impl Skb for World {
         false
     }
 
+    fn is_for_us(&self) -> bool {
+        true
+    }
+
     fn ether_type(&self) -> u16 {
         let packet = self.packet.borrow();
         u16::from_be_bytes([packet[12], packet[13]])

@@ -165,3 +165,11 @@ fn without_backends_the_client_outside_is_refused_at_once() {
     assert_sums(&out.bytes);
     assert_eq!(node.all_drops(), [(Reason::NoBackend, 2)]);
 }
+
+#[test]
+fn what_a_bridge_flooded_to_this_node_is_left_to_its_receiver() {
+    let mut node = node_with(&[(B.ip, 8080)]);
+    let mut frame = tcp(CLIENT, ASKED, SYN).frame();
+    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x77]);
+    node.expect("from_uplink", &frame, NEXT, &frame);
+}

@@ -107,7 +107,7 @@ fn a_remote_backend_of_a_node_port_answers_the_client_through_this_node() {
     let (src, dst) = ends(&bytes);
     assert_eq!(
         (outcome, src.0, dst, world.sent.get()),
-        (Ok(REDIRECT), GATEWAY, (REMOTE, 8080), Sent::Out(1))
+        (Ok(REDIRECT), GATEWAY, (REMOTE, 8080), Sent::Out(2))
     );
     assert_sums(&bytes);
     world.tunnel.set(from(OTHER_NODE));
@@ -121,6 +121,23 @@ fn a_remote_backend_of_a_node_port_answers_the_client_through_this_node() {
     assert_sums(&refusal);
     assert_eq!(refusal[26..34], [NODE.octets(), OUTSIDE.octets()].concat());
     assert_eq!(refusal[42..66], tcp(client, asked, SYN).frame()[14..38]);
+}
+
+#[test]
+fn another_node_that_asks_with_its_own_address_is_answered_by_the_overlay() {
+    let world = world();
+    world.tunnel.set(from(OTHER_NODE));
+    let (client, server) = ((OTHER_NODE, 50000), (A.ip, 80));
+    assert_eq!(world.run(overlay::from_overlay, &tcp(client, server, SYN).frame()).0, Ok(REDIRECT));
+    let answer = tcp(server, client, SYN | ACK).frame();
+    assert_eq!(world.run(pod::from_pod, &answer), (Ok(REDIRECT), answer.clone()));
+    assert_eq!(world.sent.get(), Sent::Out(2));
+    world.tunnel.set(None);
+    assert_eq!(world.run(overlay::to_overlay, &answer).0, Ok(NEXT));
+    assert_eq!(world.tunnel.get(), from(OTHER_NODE));
+    // What a pod sends there by itself leaves by the uplink.
+    let own = tcp((A.ip, 5000), (OTHER_NODE, 443), SYN).frame();
+    assert_eq!(world.run(pod::from_pod, &own), (Ok(NEXT), own));
 }
 
 #[test]

@@ -12,7 +12,8 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
 pub const FROM_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
-pub const TO_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xbb];
+/// That of `lo`, so that test runs take the packet as meant for them.
+pub const TO_MAC: [u8; 6] = [0; 6];
 
 pub type End = (Ipv4Addr, u16);
 

@@ -69,6 +69,23 @@ fn every_reason_has_a_packet_that_is_dropped_for_it_and_recorded() {
 }
 
 #[test]
+fn a_record_shows_nothing_of_the_packet_before() {
+    let mut node = Bench::new();
+    let frame = tcp((A.ip, 40000), ([10, 244, 1, 200].into(), 80), SYN).frame();
+    node.expect_drop("from_pod", &frame, Reason::UnknownEndpoint);
+    node.expect_drop("from_pod", &ethernet(0x8847, &[0; 46]), Reason::UnknownEtherType);
+    node.expect_drop("from_pod", &frame[..40], Reason::Malformed);
+    let seen: Vec<_> = node
+        .records()
+        .iter()
+        .map(|record| (record.src, record.dst, record.src_port.get(), record.dst_port.get(), record.proto))
+        .collect();
+    let (src, dst) = (Addr::from(A.ip), Addr::v4([10, 244, 1, 200]));
+    let nothing = (Addr::UNSPECIFIED, Addr::UNSPECIFIED, 0, 0, 0);
+    assert_eq!(seen, [(src, dst, 40000, 80, TCP), nothing, (src, dst, 0, 0, TCP)]);
+}
+
+#[test]
 fn names_are_distinct_and_numbers_lead_back() {
     let names: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
     assert_eq!(names.len(), Reason::ALL.len());

@@ -57,6 +57,7 @@ macro_rules! tc {
             pub fn $name(ctx: TcContext) -> i32 {
                 let world = Kernel::new(ctx.skb.skb);
                 let Some(scratch) = world.scratch() else { return DROP };
+                scratch.begin();
                 let outcome = $decide(&world, scratch);
                 finish(&world, scratch, FlowEvent::$hook, outcome, $answer)
             }

@@ -86,6 +86,7 @@ pub struct Run<C> {
 }
 
 const HOST_PREFIX: u32 = 128;
+const PACKET_HOST: u32 = 0;
 
 impl<C> Maps for Run<C> {
     type Flow<'a>
@@ -313,6 +314,12 @@ impl Skb for Kernel {
     }
 
     #[inline(always)]
+    fn is_for_us(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.ctx).pkt_type == PACKET_HOST }
+    }
+
+    #[inline(always)]
     fn ether_type(&self) -> u16 {
         // SAFETY: as above.
         u16::from_be(unsafe { (*self.ctx).protocol } as u16)
@@ -384,7 +391,6 @@ impl Skb for Kernel {
 
     #[inline(always)]
     fn accept(&self) -> bool {
-        const PACKET_HOST: u32 = 0;
         // SAFETY: the helper checks the type.
         unsafe { helper::bpf_skb_change_type(self.ctx, PACKET_HOST) == 0 }
     }

@@ -84,3 +84,14 @@ pub struct Scratch {
     /// The endpoint whose rules decided.
     pub endpoint: u32,
 }
+
+impl Scratch {
+    /// Forgets the packet before, so that no record shows its addresses.
+    #[inline(always)]
+    pub fn begin(&mut self) {
+        self.packet = Packet::default();
+        self.to = Ends::default();
+        self.rule = 0;
+        self.endpoint = 0;
+    }
+}

@@ -4,7 +4,7 @@ use crate::conntrack::{Parties, admit, forget_translation};
 use crate::parse::{self, ETH_IPV4, ETH_IPV6, Packet};
 use crate::world::{config, is_own};
 use crate::{NEXT, Outcome, Scratch, World, deliver, icmp, pod, rewrite};
-use fairlead_abi::{Addr, Config, Metric, Reason};
+use fairlead_abi::{Addr, Config, CtEntry, Metric, Node, Reason};
 
 /// What comes from other nodes.
 ///
@@ -37,6 +37,10 @@ pub fn from_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     {
         return deliver::to_pod(world, endpoint);
     }
+    if !config.cluster_v4.contains(&scratch.packet.src) {
+        // A node asks with an address that the uplink leads to, too: the answer must go back this way.
+        scratch.fresh.ifindex = config.overlay_ifindex;
+    }
     let parties = Parties { source: None, destination: Some(endpoint), node: false };
     let seen = admit(world, scratch, &parties)?;
     if seen.is_translated_reply() {
@@ -56,7 +60,7 @@ fn authentic<W: World>(world: &W, scratch: &Scratch, config: &Config) -> Result<
         // A node's own address; never one of this node's.
         None => src,
     };
-    let known = world.node(&from).is_some_and(|node| node.flags & fairlead_abi::Node::SELF == 0);
+    let known = world.node(&from).is_some_and(|node| node.flags & Node::SELF == 0);
     if vni == config.vni && known && home == from { Ok(()) } else { Err(Reason::ForgedOverlay) }
 }
 
@@ -88,8 +92,8 @@ pub fn answer<W: World>(world: &W, scratch: &mut Scratch) -> Result<Option<u32>,
     let to = &scratch.to;
     let high = scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, scratch.packet.proto);
     let Some(mut flow) = world.flow(&scratch.key) else { return Ok(None) };
-    let reply = (flow.flags & fairlead_abi::CtEntry::HIGH_OPENED != 0) != high;
-    if flow.expires < now || !reply || flow.flags & fairlead_abi::CtEntry::SNAT == 0 {
+    let reply = (flow.flags & CtEntry::HIGH_OPENED != 0) != high;
+    if flow.expires < now || !reply || flow.flags & CtEntry::SNAT == 0 {
         return Ok(None);
     }
     crate::conntrack::track(&scratch.packet, &mut flow, true, now);
@@ -121,9 +125,6 @@ pub fn to_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         ETH_IPV6 => return Err(parse::ipv6(world, scratch)),
         _ => return Err(Reason::UnknownEtherType),
     }
-    scratch.rule = 0;
-    scratch.endpoint = 0;
-    scratch.packet = Packet::default();
     let mut ip = parse::Ipv4::default();
     if !world.load(parse::L3, &mut ip) {
         return Err(Reason::Malformed);
@@ -132,8 +133,12 @@ pub fn to_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     scratch.packet.src = Addr::from_v4_word(ip.src);
     scratch.packet.dst = Addr::from_v4_word(ip.dst);
     let dst = scratch.packet.dst;
-    match world.route(&dst) {
-        Some(route) if world.set_tunnel(config.vni, &route.node) => Ok(NEXT),
-        _ => Err(Reason::NoRoute),
-    }
+    scratch.to.dst = dst;
+    let home = match world.route(&dst) {
+        Some(route) => route.node,
+        // An answer to a node that asked by the overlay.
+        None if world.node(&dst).is_some_and(|node| node.flags & Node::SELF == 0) => dst,
+        None => return Err(Reason::NoRoute),
+    };
+    if world.set_tunnel(config.vni, &home) { Ok(NEXT) } else { Err(Reason::NoRoute) }
 }

@@ -155,18 +155,8 @@ const FRAGMENT_SECONDS: u32 = 30;
 /// `Malformed`, or `FragmentUnknown` for a later piece whose first piece has not been here.
 #[inline(always)]
 pub fn ipv4<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
-    scratch.rule = 0;
-    scratch.endpoint = 0;
     let mut ip = Ipv4::default();
     let packet = &mut scratch.packet;
-    packet.src = Addr::UNSPECIFIED;
-    packet.dst = Addr::UNSPECIFIED;
-    packet.src_port = Be16(0);
-    packet.dst_port = Be16(0);
-    packet.proto = 0;
-    packet.tcp_flags = 0;
-    packet.kind = 0;
-    packet.icmp_type = 0;
     if !world.load(L3, &mut ip) {
         return Err(Reason::Malformed);
     }
@@ -177,12 +167,16 @@ pub fn ipv4<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
         // A GSO packet of more than 64 KiB cannot say how long it is (Linux 6.3, BIG TCP for IPv4).
         total = there;
     }
-    if ip.version_ihl >> 4 != 4 || header < 20 || total < header || total > there {
+    if ip.version_ihl >> 4 != 4 {
         return Err(Reason::Malformed);
     }
     packet.src = Addr::from_v4_word(ip.src);
     packet.dst = Addr::from_v4_word(ip.dst);
+    (scratch.to.src, scratch.to.dst) = (packet.src, packet.dst);
     packet.proto = ip.proto;
+    if header < 20 || total < header || total > there {
+        return Err(Reason::Malformed);
+    }
     packet.l4 = L3 + header;
     packet.l4_len = total - header;
     let fragment = ip.fragment.get();
@@ -198,7 +192,7 @@ pub fn ipv4<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
     }
     let packet = &scratch.packet;
     let to = &mut scratch.to;
-    (to.src, to.dst, to.src_port, to.dst_port) = (packet.src, packet.dst, packet.src_port, packet.dst_port);
+    (to.src_port, to.dst_port) = (packet.src_port, packet.dst_port);
     Ok(())
 }
 
@@ -320,9 +314,6 @@ const MAX_EXTENSIONS: u32 = 8;
 /// traffic. Fills addresses and protocol for the flow record.
 #[inline(always)]
 pub fn ipv6<W: World>(world: &W, scratch: &mut Scratch) -> Reason {
-    scratch.rule = 0;
-    scratch.endpoint = 0;
-    scratch.packet = Packet::default();
     let mut ip = Ipv6::default();
     if !world.load(L3, &mut ip) || u32::from_be(ip.version_flow) >> 28 != 6 {
         return Reason::Malformed;
@@ -333,6 +324,7 @@ pub fn ipv6<W: World>(world: &W, scratch: &mut Scratch) -> Reason {
     }
     scratch.packet.src = Addr(ip.src);
     scratch.packet.dst = Addr(ip.dst);
+    scratch.to.dst = scratch.packet.dst;
     let (mut next, mut offset) = (ip.next, L3 + 40);
     for _ in 0..MAX_EXTENSIONS {
         let mut head = [0u8; 2];
@@ -383,9 +375,6 @@ struct Arp {
 /// `Malformed` when it is not ARP for IPv4 over Ethernet.
 #[inline(always)]
 pub fn arp<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
-    scratch.rule = 0;
-    scratch.endpoint = 0;
-    scratch.packet = Packet::default();
     let mut arp = Arp::default();
     if !world.load(L3, &mut arp)
         || arp.hardware.get() != 1
@@ -396,5 +385,6 @@ pub fn arp<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
     }
     scratch.packet.src = Addr::v4(arp.sender_ip);
     scratch.packet.dst = Addr::v4(arp.target_ip);
+    scratch.to.dst = scratch.packet.dst;
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::conntrack::{Parties, admit, forget_translation};
 use crate::parse::{self, ETH_ARP, ETH_IPV4, ETH_IPV6, Packet};
 use crate::world::{config, is_own};
 use crate::{Outcome, Scratch, World, deliver, icmp, rewrite, service};
-use fairlead_abi::{Addr, Config, CtEntry, Endpoint, Reason};
+use fairlead_abi::{Addr, Config, CtEntry, Endpoint, Metric, Reason};
 
 /// What a pod sends.
 ///
@@ -73,6 +73,10 @@ fn send<W: World>(
     let seen = admit(world, scratch, &Parties { source: Some(endpoint), destination, node })?;
     if hairpin && seen.flags & CtEntry::SNAT == 0 {
         return Err(Reason::BadDestination);
+    }
+    if seen.reply && seen.ifindex != 0 && seen.ifindex == config.overlay_ifindex {
+        world.count(Metric::ToOverlay);
+        return Ok(world.redirect(seen.ifindex));
     }
     let back = seen.is_translated_reply() && destination.is_some();
     if back {

@@ -17,7 +17,8 @@ use fairlead_abi::{Config, CtEntry, Metric, Reason};
 #[inline(always)]
 pub fn from_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let Ok(config) = config(world) else { return Ok(NEXT) };
-    if world.ether_type() != ETH_IPV4 || parse::ipv4(world, scratch).is_err() {
+    // A bridge floods what is for others; answering that, too, would double it.
+    if world.ether_type() != ETH_IPV4 || !world.is_for_us() || parse::ipv4(world, scratch).is_err() {
         return Ok(NEXT);
     }
     if is_overlay(config, &scratch.packet) {

@@ -82,6 +82,8 @@ pub trait Skb {
     fn len(&self) -> u32;
     /// Whether the packet stands for several segments.
     fn is_gso(&self) -> bool;
+    /// Whether the link layer brought the packet to this machine alone, not to all or to another.
+    fn is_for_us(&self) -> bool;
     /// `ETH_P_*`, machine order.
     fn ether_type(&self) -> u16;
     /// The interface the program is attached to.
