@@ -97,19 +97,26 @@ pub fn translate<W: World>(
         let local = service.flags & Service::LOCAL != 0;
         return Err(if local { Reason::NoLocalBackend } else { Reason::NoBackend });
     }
-    let mut missed = true;
+    let (mut missed, mut found) = (true, None);
     for attempt in 0..ATTEMPTS {
         let Some((backend, slot)) = choose(world, service, &scratch.packet.src, attempt == 0) else {
             continue;
         };
         missed = false;
-        if assign(world, scratch, config, &backend, outside) {
-            remember(world, scratch, slot);
-            world.count(Metric::ServiceFlow);
-            return Ok(true);
+        let ends = assign(world, scratch, &backend, outside);
+        if !matches!(ends, Ends::Taken) {
+            found = Some((slot, matches!(ends, Ends::Elsewhere)));
+            break;
         }
     }
-    Err(if missed { Reason::NoBackend } else { Reason::NatExhausted })
+    match found {
+        Some((slot, elsewhere)) if !elsewhere || claim(world, scratch, config) => {
+            remember(world, scratch, slot);
+            world.count(Metric::ServiceFlow);
+            Ok(true)
+        }
+        _ => Err(if missed { Reason::NoBackend } else { Reason::NatExhausted }),
+    }
 }
 
 /// Goes where the flow went before. A new connection and a datagram do not go to a backend that has left.
@@ -148,34 +155,37 @@ fn remember<W: World>(world: &W, scratch: &mut Scratch, slot: u32) {
     }
 }
 
-/// Sets the ends for a backend; false when they are taken by another flow.
+/// What stands in the way of a flow to a backend.
+enum Ends {
+    /// Nothing.
+    Free,
+    /// The backend is not on this node: the flow needs a source here.
+    Elsewhere,
+    /// Another flow has the same ends.
+    Taken,
+}
+
+/// Sets the ends for a backend.
 #[inline(always)]
-fn assign<W: World>(
-    world: &W,
-    scratch: &mut Scratch,
-    config: &Config,
-    backend: &Backend,
-    outside: bool,
-) -> bool {
+fn assign<W: World>(world: &W, scratch: &mut Scratch, backend: &Backend, outside: bool) -> Ends {
     let (to, packet) = (&mut scratch.to, &scratch.packet);
     (to.dst, to.dst_port) = (backend.addr, backend.port);
     (to.src, to.src_port) = (packet.src, packet.src_port);
     scratch.fresh.flags = CtEntry::DNAT;
     if outside && world.endpoint(&backend.addr).is_none() && !is_own(world, &backend.addr) {
-        return claim(world, scratch, config);
+        return Ends::Elsewhere;
     }
     if backend.addr == packet.src {
         to.src = Config::POD_GATEWAY_V4;
         scratch.fresh.flags = CtEntry::DNAT | CtEntry::SNAT;
     }
     scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, packet.proto);
-    let free = match world.flow(&scratch.key) {
-        Some(flow) => {
-            flow.expires < world.now() || flow.state == CtEntry::CLOSED || same(&flow, &scratch.fresh)
+    match world.flow(&scratch.key) {
+        Some(flow) if flow.expires >= world.now() && flow.state != CtEntry::CLOSED => {
+            if same(&flow, &scratch.fresh) { Ends::Free } else { Ends::Taken }
         }
-        None => true,
-    };
-    free
+        _ => Ends::Free,
+    }
 }
 
 /// Whether the flow that is there is this one, whose `NAT` entry was lost.
@@ -197,22 +207,19 @@ fn claim<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> bool {
     to.src = if by_overlay { config.gateway_v4 } else { config.node_v4 };
     let fresh = &mut scratch.fresh;
     (fresh.opener_revision, fresh.asked_revision, fresh.state) = (0, 0, CtEntry::NEW);
+    conntrack::track(&scratch.packet, fresh, false, now);
+    let unordered = CtEntry::DNAT | CtEntry::SNAT | (fresh.flags & CtEntry::FIN_OPENER);
     for _ in 0..PORT_ATTEMPTS {
         to.src_port = port(world, config);
-        fresh.flags = CtEntry::DNAT | CtEntry::SNAT;
-        if scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, scratch.packet.proto) {
-            fresh.flags |= CtEntry::HIGH_OPENED;
-        }
-        conntrack::track(&scratch.packet, fresh, false, now);
+        let high = scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, scratch.packet.proto);
+        fresh.flags = unordered | if high { CtEntry::HIGH_OPENED } else { 0 };
         if world.claim_flow(&scratch.key, fresh) {
             world.count(Metric::FlowOpened);
             return true;
         }
-        let expired = match world.flow(&scratch.key) {
-            Some(flow) => flow.expires < now,
-            None => false,
-        };
-        if expired && world.set_flow(&scratch.key, fresh) {
+        if world.flow(&scratch.key).is_some_and(|flow| flow.expires < now)
+            && world.set_flow(&scratch.key, fresh)
+        {
             return true;
         }
     }
