@@ -4,3 +4,4 @@ pub mod build;
 pub mod expand;
 pub mod fields;
 pub mod services;
+pub mod watch;

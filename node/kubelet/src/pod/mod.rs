@@ -2,5 +2,12 @@
 
 pub mod backoff;
 pub mod decide;
+pub mod hook;
+pub mod manager;
 pub mod qos;
+pub mod report;
+pub mod sandbox;
+pub mod start;
 pub mod status;
+pub mod stop;
+pub mod worker;

@@ -277,6 +277,7 @@ impl Task {
                 );
                 false
             }
+            Outcome::Unknown(why) if why.is_empty() => return false,
             Outcome::Unknown(why) => {
                 let message = format!("{title} probe errored: {why}");
                 self.events.container(
@@ -356,7 +357,7 @@ impl Task {
                 Outcome::Failure(format!("command timed out: {shown:?} timed out after {}s", limit.as_secs()))
             }
             // 409: the container ended meanwhile; its worker will see that.
-            Err(error) if matches!(error.code(), Some(404 | 409)) => Outcome::Unknown(error.to_string()),
+            Err(error) if matches!(error.code(), Some(404 | 409)) => Outcome::Unknown(String::new()),
             Err(error) => Outcome::Unknown(error.to_string()),
         }
     }
