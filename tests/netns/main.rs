@@ -1,0 +1,361 @@
+//! Real traffic between namespaces through the real dataplane: what a test run of a program cannot show (sockets,
+//! redirects, devices, restarts). Needs root; without it, every test fails.
+
+mod talk;
+mod world;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use fairlead_dataplane::{
+    bpf,
+    model::{NamedPort, Protocol},
+};
+use serde_json::json;
+
+use talk::{Server, connect, connect_within, datagram, exchange, reaches};
+use world::{DEADLINE, OUTSIDE, TestPod, World};
+
+fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(address, port)
+}
+
+fn address(text: &str) -> Ipv4Addr {
+    text.parse().expect("an address")
+}
+
+#[test]
+fn pods_reach_each_other_on_one_node_and_across_nodes() {
+    let mut world = World::new();
+    let near = world.pod(0, "one", "near", &[]);
+    let same = world.pod(0, "one", "same", &[]);
+    let far = world.pod(1, "one", "far", &[]);
+    let _servers = [&near, &same, &far].map(|pod| Server::new(&pod.space, &pod.key.name, 8080));
+    for (from, to) in [(&near, &same), (&same, &near), (&near, &far), (&far, &near)] {
+        let (stream, seen) = connect(&from.space, at(to.address, 8080));
+        assert_eq!(
+            (seen.server.as_str(), seen.client),
+            (&*to.key.name, from.address),
+            "no address is translated"
+        );
+        // More than any buffer or window, in segments that the pods' stacks leave to be cut.
+        exchange(&stream, 8 << 20);
+        let seen = datagram(&from.space, at(to.address, 8080), true).expect("an answer");
+        assert_eq!((seen.server.as_str(), seen.client), (&*to.key.name, from.address));
+    }
+    for (node, pod) in [(0, &near), (0, &far), (1, &near), (1, &far)] {
+        let seen = connect(&world.nodes[node].space, at(pod.address, 8080)).1;
+        assert_eq!(seen.server, &*pod.key.name, "node {node} reaches {}", pod.key);
+    }
+}
+
+#[test]
+fn a_service_spreads_evenly_over_both_nodes_for_pods_and_nodes() {
+    let mut world = World::new();
+    let client = world.pod(0, "one", "client", &[]);
+    let backends: Vec<TestPod> =
+        (0..4).map(|number| world.pod(number % 2, "one", &format!("web-{number}"), &[])).collect();
+    let _servers: Vec<Server> =
+        backends.iter().map(|pod| Server::new(&pod.space, &pod.key.name, 8080)).collect();
+    let all: Vec<&TestPod> = backends.iter().collect();
+    world.service("web", "10.96.0.10", Protocol::Tcp, 0, 8080, &all);
+    world.service("dns", "10.96.0.11", Protocol::Udp, 0, 8080, &all);
+    let mut counts: HashMap<String, i32> = HashMap::new();
+    for _ in 0..1000 {
+        *counts.entry(connect(&client.space, at(address("10.96.0.10"), 80)).1.server).or_default() += 1;
+    }
+    assert_eq!(counts.len(), 4, "{counts:?}");
+    assert!(counts.values().all(|count| (212..=288).contains(count)), "within 15 % of 250: {counts:?}");
+    for connected in [true, false] {
+        let mut names: Vec<String> = (0..64)
+            .map(|_| {
+                datagram(&client.space, at(address("10.96.0.11"), 80), connected).expect("an answer").server
+            })
+            .collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 4, "every backend answers datagrams");
+    }
+    for node in &world.nodes {
+        let seen = connect(&node.space, at(address("10.96.0.10"), 80)).1;
+        assert!(seen.server.starts_with("web-"));
+        datagram(&node.space, at(address("10.96.0.11"), 80), false).expect("an answer to the node");
+    }
+    // A backend that is taken out gets no new connection.
+    world.service("web", "10.96.0.10", Protocol::Tcp, 0, 8080, &all[..1]);
+    for _ in 0..50 {
+        assert_eq!(connect(&client.space, at(address("10.96.0.10"), 80)).1.server, "web-0");
+    }
+}
+
+#[test]
+fn a_service_without_backends_refuses_at_once() {
+    let mut world = World::new();
+    let client = world.pod(0, "one", "client", &[]);
+    world.service("empty", "10.96.0.20", Protocol::Tcp, 30020, 8080, &[]);
+    world.service("empty-udp", "10.96.0.21", Protocol::Udp, 0, 8080, &[]);
+    let check = |space: &world::Space, to: SocketAddrV4, what: &str| {
+        let began = Instant::now();
+        let error = connect_within(space, to, DEADLINE).expect_err("nobody is there");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{what}: {error}");
+        assert!(began.elapsed() < Duration::from_millis(100), "{what}: refused after {:?}", began.elapsed());
+    };
+    check(&client.space, at(address("10.96.0.20"), 80), "pod to ClusterIP");
+    check(&world.nodes[0].space, at(address("10.96.0.20"), 80), "node to ClusterIP");
+    check(&world.outside, at(world.nodes[0].address, 30020), "outside to NodePort");
+    let error = datagram(&client.space, at(address("10.96.0.21"), 80), true).expect_err("nobody is there");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "UDP: {error}");
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_own_service() {
+    let mut world = World::new();
+    let pod = world.pod(0, "one", "self", &[]);
+    let _server = Server::new(&pod.space, "self", 8080);
+    world.service("self", "10.96.0.30", Protocol::Tcp, 30030, 8080, &[&pod]);
+    let (stream, seen) = connect(&pod.space, at(address("10.96.0.30"), 80));
+    assert_eq!(seen.server, "self");
+    exchange(&stream, 1 << 20);
+}
+
+#[test]
+fn node_ports_answer_the_outside_on_every_node() {
+    let mut world = World::new();
+    let pods = [world.pod(0, "one", "on-a", &[]), world.pod(1, "one", "on-b", &[])];
+    let _servers = [0, 1].map(|index| Server::new(&pods[index].space, &pods[index].key.name, 8080));
+    for (number, pod) in pods.iter().enumerate() {
+        let port = 30040 + number as u16;
+        let (tcp, udp) = (format!("tcp-{number}"), format!("udp-{number}"));
+        world.service(&tcp, &format!("10.96.0.{}", 40 + number), Protocol::Tcp, port, 8080, &[pod]);
+        world.service(&udp, &format!("10.96.0.{}", 50 + number), Protocol::Udp, port, 8080, &[pod]);
+        for node in 0..2 {
+            let to = at(world.nodes[node].address, port);
+            let (stream, seen) = connect(&world.outside, to);
+            assert_eq!(seen.server, &*pod.key.name, "node {node} leads to {}", pod.key);
+            exchange(&stream, 4 << 20);
+            for connected in [true, false] {
+                let seen = datagram(&world.outside, to, connected).expect("an answer");
+                assert_eq!(seen.server, &*pod.key.name);
+            }
+            // From inside, the same port on the node's address works as well.
+            assert_eq!(connect(&pods[0].space, to).1.server, &*pod.key.name);
+            assert_eq!(connect(&world.nodes[0].space, to).1.server, &*pod.key.name);
+        }
+    }
+}
+
+#[test]
+fn what_pods_send_to_the_outside_comes_from_their_node() {
+    let mut world = World::new();
+    let pod = world.pod(1, "one", "pod", &[]);
+    let _server = Server::new(&world.outside, "outside", 8080);
+    let (stream, seen) = connect(&pod.space, at(OUTSIDE, 8080));
+    assert_eq!((seen.server.as_str(), seen.client), ("outside", world.nodes[1].address));
+    exchange(&stream, 4 << 20);
+    let seen = datagram(&pod.space, at(OUTSIDE, 8080), true).expect("an answer");
+    assert_eq!(seen.client, world.nodes[1].address);
+}
+
+#[test]
+fn default_deny_closes_and_rules_open_exactly_what_they_name() {
+    let mut world = World::new();
+    let http = NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 8080 };
+    let web = world.pod_with_ports(0, "one", "web", &[("app", "web")], vec![http]);
+    let friend = world.pod(0, "one", "friend", &[("role", "friend")]);
+    let far = world.pod(1, "two", "far", &[("role", "friend")]);
+    let _servers = [8080, 8090, 8095].map(|port| Server::new(&web.space, "web", port));
+    let seen = |from: &TestPod, port: u16| reaches(&from.space, at(web.address, port));
+    let picture = || {
+        [(&friend, 8080), (&friend, 8090), (&far, 8080), (&far, 8090)].map(|(from, port)| seen(from, port))
+    };
+    assert_eq!(picture(), [true; 4], "without a policy everything passes");
+
+    let to_web =
+        |from: serde_json::Value| json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [from]});
+    world.policy("one", "p", json!({"podSelector": {"matchLabels": {"app": "web"}}}));
+    assert_eq!(picture(), [false; 4], "default deny");
+    assert_eq!(
+        connect(&world.nodes[0].space, at(web.address, 8080)).1.server,
+        "web",
+        "its own node still reaches it"
+    );
+
+    world.policy("one", "p", to_web(json!({"from": [{"podSelector": {"matchLabels": {"role": "friend"}}}]})));
+    assert_eq!(picture(), [true, true, false, false], "a pod selector means the policy's own namespace");
+    world.policy(
+        "one",
+        "p",
+        to_web(
+            json!({"from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "two"}}}]}),
+        ),
+    );
+    assert_eq!(picture(), [false, false, true, true], "by namespace, across nodes");
+    let block = json!({"cidr": format!("{}/32", far.address)});
+    world.policy("one", "p", to_web(json!({"from": [{"ipBlock": block}]})));
+    assert_eq!(picture(), [false, false, true, true], "by block");
+    let block = json!({"cidr": "10.244.0.0/16", "except": [format!("{}/32", friend.address)]});
+    world.policy("one", "p", to_web(json!({"from": [{"ipBlock": block}]})));
+    assert_eq!(picture(), [false, false, true, true], "by block with an exception");
+    world.policy("one", "p", to_web(json!({"ports": [{"port": 8090}]})));
+    assert_eq!(picture(), [false, true, false, true], "by port");
+    world.policy("one", "p", to_web(json!({"ports": [{"port": "http"}]})));
+    assert_eq!(picture(), [true, false, true, false], "by named port");
+    world.policy("one", "p", to_web(json!({"ports": [{"port": 8081, "endPort": 8094}]})));
+    assert_eq!(picture(), [false, true, false, true], "by range");
+    assert!(!seen(&friend, 8095), "the range ends where it says");
+    world.no_policy("one", "p");
+    assert_eq!(picture(), [true; 4], "without the policy everything passes again");
+
+    world.policy(
+        "one",
+        "e",
+        json!({"podSelector": {"matchLabels": {"role": "friend"}}, "policyTypes": ["Egress"]}),
+    );
+    assert_eq!(picture(), [false, false, true, true], "egress is denied at the source");
+    world.policy(
+        "one",
+        "e",
+        json!({"podSelector": {"matchLabels": {"role": "friend"}}, "policyTypes": ["Egress"],
+               "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"port": "http"}]}]}),
+    );
+    assert_eq!(picture(), [true, false, true, true], "egress to a port by the name it has at the peer");
+}
+
+#[test]
+fn a_policy_ends_an_established_connection_that_it_denies() {
+    let mut world = World::new();
+    let web = world.pod(0, "one", "web", &[("app", "web")]);
+    let client = world.pod(1, "one", "client", &[]);
+    let _server = Server::new(&web.space, "web", 8080);
+    let (stream, _) = connect(&client.space, at(web.address, 8080));
+    exchange(&stream, 1 << 16);
+    world.policy("one", "p", json!({"podSelector": {"matchLabels": {"app": "web"}}}));
+    stream.set_read_timeout(Some(Duration::from_millis(700))).expect("a timeout");
+    let mut half = &stream;
+    io::Write::write_all(&mut half, b"still there?").expect("the buffer takes it");
+    let error = io::Read::read(&mut half, &mut [0; 16]).expect_err("no answer");
+    assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut), "{error}");
+}
+
+#[test]
+fn a_restarted_dataplane_loses_no_byte_and_opens_nothing() {
+    let mut world = World::new();
+    let web = world.pod(0, "one", "web", &[("app", "web")]);
+    let client = world.pod(1, "one", "client", &[("role", "friend")]);
+    let stranger = world.pod(0, "one", "stranger", &[]);
+    let _server = Server::new(&web.space, "web", 8080);
+    world.service("web", "10.96.0.60", Protocol::Tcp, 0, 8080, &[&web]);
+    let friends = json!({"from": [{"podSelector": {"matchLabels": {"role": "friend"}}}]});
+    world.policy("one", "p", json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [friends]}));
+    let (stream, _) = connect(&client.space, at(address("10.96.0.60"), 80));
+    let (stop, exchanged, opened) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (flag, count) = (stop.clone(), exchanged.clone());
+    let talker = std::thread::spawn(move || {
+        while !flag.load(Ordering::Relaxed) {
+            exchange(&stream, 1 << 18);
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let (flag, count, space, to) =
+        (stop.clone(), opened.clone(), stranger.space.clone(), at(web.address, 8080));
+    let knocker = std::thread::spawn(move || {
+        while !flag.load(Ordering::Relaxed) {
+            if connect_within(&space, to, Duration::from_millis(100)).is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    for round in 0..3 {
+        for node in 0..2 {
+            let before = exchanged.load(Ordering::Relaxed);
+            world.kill(node);
+            let began = Instant::now();
+            while exchanged.load(Ordering::Relaxed) < before + 3 {
+                assert!(
+                    began.elapsed() < DEADLINE,
+                    "round {round}: nothing passes while the dataplane is away"
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(
+                connect(&client.space, at(address("10.96.0.60"), 80)).1.server,
+                "web",
+                "new ones pass as well"
+            );
+            world.start(node);
+        }
+    }
+    // After a restart the agents still carry out changes.
+    let late = world.pod(0, "one", "late", &[("role", "friend")]);
+    assert_ne!(late.address, web.address);
+    assert!(reaches(&late.space, at(web.address, 8080)));
+    stop.store(true, Ordering::Relaxed);
+    talker.join().expect("no byte was lost");
+    knocker.join().expect("the stranger");
+    assert_eq!(opened.load(Ordering::Relaxed), 0, "nothing was open, not even for a moment");
+}
+
+#[test]
+fn cni_is_idempotent_and_leaves_nothing() {
+    let mut world = World::new();
+    let pod = world.pod(0, "one", "pod", &[]);
+    world.cni(&pod, "CHECK").expect("CHECK");
+    world.cni(&pod, "STATUS").expect("STATUS");
+    let conflist =
+        fs::read_to_string(world.nodes[0].settings.cni_conf_dir.join("10-fairlead.conflist")).expect("it");
+    assert!(conflist.contains("fairlead-cni"), "{conflist}");
+    let subnet = fs::read_to_string(world.nodes[0].settings.run_dir.join("subnet.env")).expect("subnet.env");
+    assert_eq!(
+        subnet,
+        "FAIRLEAD_NETWORK=10.244.0.0/16\nFAIRLEAD_SUBNET=10.244.0.1/24\nFAIRLEAD_MTU=1450\nFAIRLEAD_IPMASQ=true\n"
+    );
+    for _ in 0..2 {
+        world.cni(&pod, "DEL").expect("DEL, also of what is gone");
+    }
+    assert!(world.cni(&pod, "CHECK").is_err(), "CHECK says that it is gone");
+    let left = world.nodes[0].space.run(|| {
+        let links =
+            fairlead_cni::netlink::Socket::open().and_then(|mut socket| socket.links()).expect("links");
+        links.into_iter().filter(|link| link.name.starts_with("flp")).count()
+    });
+    assert_eq!(left, 0, "no veth stays");
+    let again = world.pod(0, "one", "pod", &[]);
+    assert_ne!(again.address, pod.address, "an address rests before it is given again");
+}
+
+#[test]
+fn cleaning_up_leaves_no_link_and_no_pin() {
+    let mut world = World::new();
+    let _pod = world.pod(0, "one", "pod", &[]);
+    let mut links = Vec::new();
+    for index in 0..2 {
+        let directory = world.nodes[index].settings.pins.join("links");
+        for entry in fs::read_dir(&directory).expect("the pins") {
+            let link = bpf::pinned(&entry.expect("a pin").path()).expect("a link");
+            links.push(bpf::link_id(link.as_fd()).expect("its number"));
+        }
+        world.kill(index);
+    }
+    assert!(links.len() >= 2 * 12, "links of both nodes: {}", links.len());
+    assert!(links.iter().all(|id| bpf::link_exists(*id).expect("an answer")), "they outlive the agents");
+    for index in 0..2 {
+        world.remove_pins(index);
+        assert!(!world.nodes[index].settings.pins.exists());
+    }
+    // The kernel frees links a moment after their last reference is gone.
+    let began = Instant::now();
+    while links.iter().any(|id| bpf::link_exists(*id).expect("an answer")) {
+        assert!(began.elapsed() < DEADLINE, "links stay");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

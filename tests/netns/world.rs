@@ -1,0 +1,471 @@
+//! Two nodes, their pods and a host outside the cluster, as network namespaces of this process. Nothing of it has a
+//! name: namespaces live as long as their descriptors, and bpffs is mounted in a mount namespace of the test's own, so
+//! that whatever happens to the test, the kernel takes everything away with it.
+
+use std::{
+    collections::HashMap,
+    fs,
+    future::Future,
+    net::Ipv4Addr,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use fairlead_cni::{
+    netlink::{Address, LinkChange, Route, Socket, VethEnd},
+    netns, plugin,
+    protocol::{self, Answer, PodRef, Request},
+};
+use fairlead_dataplane::{
+    OverlayMode, Settings,
+    engine::{Command, QUEUE},
+    link::remove_pins,
+    model::{
+        Change, Endpoint, EndpointSlice, Key, Kind, Labels, NamedPort, Namespace, Node, Pod, Protocol,
+        Service, ServicePort, SlicePort,
+    },
+    policy::spec::Policy,
+    server::PodLookup,
+    status::Status,
+};
+use ipnet::Ipv4Net;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long a state may take to come about.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Programs of every node of every world hang at the one cgroup root, so worlds come one after another.
+static ONE_WORLD: Mutex<()> = Mutex::new(());
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A network namespace.
+#[derive(Clone)]
+pub struct Space(Arc<OwnedFd>);
+
+impl Space {
+    fn new() -> Self {
+        let made = std::thread::spawn(|| {
+            // SAFETY: unshare() takes a flag and touches no memory; it changes only this short-lived thread.
+            let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(result, 0, "a network namespace (run as root): {}", std::io::Error::last_os_error());
+            netns::open(Path::new("/proc/thread-self/ns/net")).expect("the namespace that was just made")
+        });
+        let space = Space(Arc::new(made.join().expect("a network namespace")));
+        space.run(|| {
+            let mut socket = Socket::open().expect("a netlink socket");
+            socket.change_link(1, LinkChange { up: Some(true), ..LinkChange::default() }).expect("lo up");
+        });
+        space
+    }
+
+    /// Path under which another thread of this process can open the namespace.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
+    /// Runs `work` inside.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        netns::within(self.0.as_fd(), work).expect("work inside the namespace")
+    }
+
+    /// Runs `work` inside on a thread that goes on.
+    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let fd = self.0.clone();
+        std::thread::spawn(move || {
+            netns::enter(fd.as_fd()).expect("the namespace");
+            work()
+        })
+    }
+}
+
+/// Pods that the fake API knows.
+#[derive(Default)]
+pub struct Pods(Mutex<HashMap<(String, String), Pod>>);
+
+impl PodLookup for Pods {
+    fn pod<'a>(
+        &'a self,
+        pod: &'a PodRef,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<Pod>, String>> + Send + 'a>> {
+        let found = self.0.lock().expect("the pods").get(&(pod.namespace.clone(), pod.name.clone())).cloned();
+        Box::pin(std::future::ready(Ok(found)))
+    }
+}
+
+/// A running dataplane.
+struct Agent {
+    commands: mpsc::Sender<Command>,
+    stop: CancellationToken,
+    thread: JoinHandle<Result<(), fairlead_dataplane::Error>>,
+}
+
+/// A node.
+pub struct TestNode {
+    pub name: &'static str,
+    pub address: Ipv4Addr,
+    pub pod_cidr: Ipv4Net,
+    pub space: Space,
+    pub settings: Settings,
+    agent: Option<Agent>,
+}
+
+/// A pod that has its network.
+#[derive(Clone)]
+pub struct TestPod {
+    pub key: Key,
+    pub node: usize,
+    pub address: Ipv4Addr,
+    pub space: Space,
+    labels: Labels,
+    ports: Vec<NamedPort>,
+}
+
+pub struct World {
+    pub nodes: Vec<TestNode>,
+    pub outside: Space,
+    directory: PathBuf,
+    pods: Arc<Pods>,
+    history: Vec<Change>,
+    _switch: Space,
+    _alone: MutexGuard<'static, ()>,
+}
+
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+
+fn bpf_object() -> PathBuf {
+    let path = std::env::var_os("FAIRLEAD_BPF_OBJECT").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/programs.o"),
+        PathBuf::from,
+    );
+    assert!(path.exists(), "{} is missing: run `cargo xtask build-ebpf`", path.display());
+    path
+}
+
+impl World {
+    /// Two nodes with running dataplanes, and a host outside.
+    pub fn new() -> Self {
+        let alone = ONE_WORLD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
+        // SAFETY: unshare() takes a flag and touches no memory; the test's thread and those it starts get mounts of
+        // their own.
+        let result = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+        assert_eq!(result, 0, "a mount namespace (run as root): {}", std::io::Error::last_os_error());
+        rustix::mount::mount_change(
+            "/",
+            rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+        )
+        .expect("private mounts");
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("fairlead-netns-{}-{number}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let switch = Space::new();
+        switch.run(|| {
+            let mut socket = Socket::open().expect("netlink");
+            socket.add_bridge("switch").expect("a bridge");
+            let bridge = socket.link("switch").expect("a look-up").expect("the bridge");
+            socket
+                .change_link(bridge.index, LinkChange { up: Some(true), ..LinkChange::default() })
+                .expect("up");
+        });
+        let outside = Space::new();
+        plug_into(&switch, &outside, "outside", OUTSIDE);
+        let mut world = World {
+            nodes: Vec::new(),
+            outside,
+            directory,
+            pods: Arc::default(),
+            history: vec![],
+            _switch: switch,
+            _alone: alone,
+        };
+        for (index, name) in ["node-a", "node-b"].into_iter().enumerate() {
+            world.make_node(name, index as u8);
+        }
+        for kind in Kind::ALL {
+            world.send(Change::Listing(kind));
+        }
+        for index in 0..world.nodes.len() {
+            let node = &world.nodes[index];
+            world.send(Change::Node(Node {
+                name: node.name.into(),
+                pod_cidr: Some(node.pod_cidr),
+                addresses: vec![node.address],
+                zone: String::new(),
+            }));
+        }
+        for namespace in ["one", "two"] {
+            let labels =
+                Labels::new([("kubernetes.io/metadata.name".to_owned(), namespace.to_owned())].into());
+            world.send(Change::Namespace(Namespace { name: namespace.into(), labels }));
+        }
+        for kind in Kind::ALL {
+            world.send(Change::Listed(kind));
+        }
+        for index in 0..world.nodes.len() {
+            world.start(index);
+        }
+        world
+    }
+
+    fn make_node(&mut self, name: &'static str, index: u8) {
+        let space = Space::new();
+        let address = Ipv4Addr::new(192, 0, 2, index + 1);
+        plug_into(&self._switch, &space, name, address);
+        let directory = self.directory.join(name);
+        let bpffs = directory.join("bpf");
+        fs::create_dir_all(&bpffs).expect("a directory");
+        rustix::mount::mount("bpf", &bpffs, "bpf", rustix::mount::MountFlags::empty(), None).expect("bpffs");
+        let plugin = directory.join("plugin");
+        fs::write(&plugin, "the plugin").expect("a file");
+        let settings = Settings {
+            node_name: name.to_owned(),
+            bpf_object: bpf_object(),
+            pins: bpffs.join("fairlead"),
+            run_dir: directory.join("run"),
+            cni_conf_dir: directory.join("net.d"),
+            cni_bin_dir: directory.join("bin"),
+            cni_plugin: plugin,
+            cluster_cidr: "10.244.0.0/16".parse().expect("a CIDR"),
+            service_cidr: "10.96.0.0/16".parse().expect("a CIDR"),
+            uplink: None,
+            overlay: OverlayMode::Vxlan,
+            vxlan_port: 8472,
+            vxlan_vni: 1,
+            metrics_address: "127.0.0.1:9962".parse().expect("an address"),
+            install_cni: true,
+        };
+        let pod_cidr = Ipv4Net::new(Ipv4Addr::new(10, 244, index, 0), 24).expect("a CIDR");
+        self.nodes.push(TestNode { name, address, pod_cidr, space, settings, agent: None });
+    }
+
+    /// Starts the dataplane of a node, gives it the whole history, and waits until it is ready.
+    pub fn start(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        let stop = CancellationToken::new();
+        let status = Arc::new(Status::default());
+        let (settings, sender) = (node.settings.clone(), commands.clone());
+        let (token, pods, state) = (stop.clone(), self.pods.clone(), status.clone());
+        let thread = node.space.spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(fairlead_dataplane::run_with(settings, sender, receiver, pods, state, token))
+        });
+        for change in &self.history {
+            commands.blocking_send(Command::Change(change.clone())).expect("a running dataplane");
+        }
+        let began = Instant::now();
+        while !status.is_ready() {
+            assert!(!thread.is_finished(), "{}: {:?}", node.name, thread.join());
+            assert!(began.elapsed() < DEADLINE, "{} is not ready: {status:?}", node.name);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        node.agent = Some(Agent { commands, stop, thread });
+    }
+
+    /// Ends the dataplane of a node as abruptly as its thread can: every descriptor is closed, nothing is undone.
+    pub fn kill(&mut self, index: usize) {
+        let Some(agent) = self.nodes[index].agent.take() else { return };
+        agent.stop.cancel();
+        agent.thread.join().expect("the dataplane's thread").expect("a clean end");
+    }
+
+    /// Tells every running dataplane, and those that start later.
+    pub fn send(&mut self, change: Change) {
+        self.history.push(change.clone());
+        for agent in self.nodes.iter().filter_map(|node| node.agent.as_ref()) {
+            agent.commands.blocking_send(Command::Change(change.clone())).expect("a running dataplane");
+        }
+    }
+
+    /// Waits until every dataplane has carried out what it was told.
+    pub fn settle(&self) {
+        for node in self.nodes.iter().filter(|node| node.agent.is_some()) {
+            let answer = protocol::call(&node.settings.run_dir.join(protocol::SOCKET), &Request::Status);
+            assert!(matches!(answer, Ok(Answer::Done)), "{}: {answer:?}", node.name);
+        }
+    }
+
+    /// Makes a pod with its network, through the CNI plugin's own code.
+    pub fn pod(&mut self, node: usize, namespace: &str, name: &str, labels: &[(&str, &str)]) -> TestPod {
+        self.pod_with_ports(node, namespace, name, labels, Vec::new())
+    }
+
+    pub fn pod_with_ports(
+        &mut self,
+        node: usize,
+        namespace: &str,
+        name: &str,
+        labels: &[(&str, &str)],
+        ports: Vec<NamedPort>,
+    ) -> TestPod {
+        let labels: Labels =
+            Labels::new(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
+        let mut pod = TestPod {
+            key: Key::new(namespace, name),
+            node,
+            address: Ipv4Addr::UNSPECIFIED,
+            space: Space::new(),
+            labels,
+            ports,
+        };
+        let known = self.object(&pod, false);
+        self.pods.0.lock().expect("the pods").insert((namespace.to_owned(), name.to_owned()), known);
+        let answer = self.cni(&pod, "ADD").expect("ADD");
+        let result: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+        let address: Ipv4Net =
+            result["ips"][0]["address"].as_str().expect("an address").parse().expect("a CIDR");
+        pod.address = address.addr();
+        let object = self.object(&pod, true);
+        self.send(Change::Pod(object));
+        self.settle();
+        pod
+    }
+
+    fn object(&self, pod: &TestPod, with_address: bool) -> Pod {
+        Pod {
+            key: pod.key.clone(),
+            uid: format!("uid-{}", pod.key),
+            labels: pod.labels.clone(),
+            addresses: if with_address { vec![pod.address] } else { Vec::new() },
+            node: self.nodes[pod.node].name.to_owned(),
+            host_network: false,
+            finished: false,
+            ports: pod.ports.clone(),
+        }
+    }
+
+    /// Runs the plugin for a pod, in its node.
+    pub fn cni(&self, pod: &TestPod, command: &str) -> Result<String, fairlead_cni::spec::Failure> {
+        let node = &self.nodes[pod.node];
+        let pairs = [
+            ("CNI_COMMAND", command.to_owned()),
+            ("CNI_CONTAINERID", format!("sandbox-{}-{}", pod.key.namespace, pod.key.name)),
+            ("CNI_NETNS", pod.space.path()),
+            ("CNI_IFNAME", "eth0".to_owned()),
+            (
+                "CNI_ARGS",
+                format!(
+                    "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID=uid-{}",
+                    pod.key.namespace, pod.key.name, pod.key
+                ),
+            ),
+        ];
+        let environment: HashMap<String, String> =
+            pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let socket = node.settings.run_dir.join(protocol::SOCKET);
+        let config = serde_json::json!({"cniVersion": "1.0.0", "name": "fairlead", "type": "fairlead-cni", "socket": socket});
+        let input = config.to_string();
+        node.space.run(|| plugin::execute(&environment, input.as_bytes()))
+    }
+
+    /// A Service over pods; every backend is ready.
+    pub fn service(
+        &mut self,
+        name: &str,
+        cluster_ip: &str,
+        protocol: Protocol,
+        node_port: u16,
+        port: u16,
+        backends: &[&TestPod],
+    ) {
+        let key = Key::new("one", name);
+        self.send(Change::Service(Service {
+            key: key.clone(),
+            cluster_ips: vec![cluster_ip.parse().expect("an address")],
+            external_ips: Vec::new(),
+            ports: vec![ServicePort { name: String::new(), protocol, port: 80, node_port }],
+            external_local: false,
+            internal_local: false,
+            affinity_seconds: 0,
+        }));
+        let endpoints = backends
+            .iter()
+            .map(|pod| Endpoint {
+                addresses: vec![pod.address],
+                node: self.nodes[pod.node].name.to_owned(),
+                ready: true,
+                serving: true,
+                terminating: false,
+            })
+            .collect();
+        self.send(Change::Slice(EndpointSlice {
+            key: Key::new("one", &format!("{name}-slice")),
+            service: key,
+            ports: vec![SlicePort { name: String::new(), protocol, port }],
+            endpoints,
+        }));
+        self.settle();
+    }
+
+    /// Sets a NetworkPolicy.
+    pub fn policy(&mut self, namespace: &str, name: &str, spec: serde_json::Value) {
+        let object = serde_json::json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec});
+        let policy = Policy::from_api(&serde_json::from_value(object).expect("a NetworkPolicy"));
+        assert_eq!(policy.problem, None);
+        self.send(Change::Policy(Box::new(policy)));
+        self.settle();
+    }
+
+    /// Removes a NetworkPolicy.
+    pub fn no_policy(&mut self, namespace: &str, name: &str) {
+        self.send(Change::PolicyGone(Key::new(namespace, name)));
+        self.settle();
+    }
+
+    /// Removes what a node has pinned, as the end of a cluster does.
+    pub fn remove_pins(&self, index: usize) {
+        remove_pins(&self.nodes[index].settings.pins).expect("pins removed");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for index in 0..self.nodes.len() {
+            if let Some(agent) = self.nodes[index].agent.take() {
+                agent.stop.cancel();
+                let _ = agent.thread.join();
+            }
+            let _ = remove_pins(&self.nodes[index].settings.pins);
+            let bpffs = self.directory.join(self.nodes[index].name).join("bpf");
+            let _ = rustix::mount::unmount(bpffs, rustix::mount::UnmountFlags::DETACH);
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Joins a namespace to the switch, as interface `eth0` with the address in 192.0.2.0/24.
+fn plug_into(switch: &Space, space: &Space, port: &str, address: Ipv4Addr) {
+    let up = LinkChange { up: Some(true), ..LinkChange::default() };
+    switch.run(|| {
+        let mut socket = Socket::open().expect("netlink");
+        let near = VethEnd { name: port, namespace: None, mac: None };
+        let far = VethEnd { name: "eth0", namespace: Some(space.0.as_fd()), mac: None };
+        socket.add_veth(near, far, 1500).expect("a veth pair");
+        let bridge = socket.link("switch").expect("a look-up").expect("the bridge");
+        let near = socket.link(port).expect("a look-up").expect("the near side");
+        socket
+            .change_link(near.index, LinkChange { master: Some(bridge.index), ..up })
+            .expect("in the bridge");
+    });
+    space.run(|| {
+        let mut socket = Socket::open().expect("netlink");
+        let link = socket.link("eth0").expect("a look-up").expect("eth0");
+        socket.change_link(link.index, up).expect("up");
+        socket.add_address(Address { index: link.index, address, prefix: 24 }).expect("an address");
+        let mut routes = socket.routes().expect("routes");
+        routes.retain(|route: &Route| route.index == link.index);
+        assert!(!routes.is_empty(), "the segment is reachable");
+    });
+}
