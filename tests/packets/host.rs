@@ -219,7 +219,7 @@ impl Maps for World {
 }
 
 impl Skb for World {
-    fn len(&self) -> u32 {
+    fn length(&self) -> u32 {
         self.packet.borrow().len() as u32
     }
 

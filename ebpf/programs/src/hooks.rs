@@ -30,7 +30,7 @@ fn finish(
 
 #[inline(always)]
 fn record(world: &Kernel, scratch: &Scratch, hook: u8, reason: Reason) {
-    world.count_drop(reason, world.len());
+    world.count_drop(reason, world.length());
     if matches!(reason, Reason::LinkLocalNoise) {
         return;
     }
@@ -46,7 +46,7 @@ fn record(world: &Kernel, scratch: &Scratch, hook: u8, reason: Reason) {
         rule: scratch.rule,
         endpoint: scratch.endpoint,
         ifindex: world.ifindex(),
-        bytes: world.len(),
+        bytes: world.length(),
     });
 }
 

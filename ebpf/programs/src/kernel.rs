@@ -302,7 +302,7 @@ impl Kernel {
 
 impl Skb for Kernel {
     #[inline(always)]
-    fn len(&self) -> u32 {
+    fn length(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.ctx).len }
     }

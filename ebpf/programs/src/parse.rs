@@ -161,7 +161,7 @@ pub fn ipv4<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
         return Err(Reason::Malformed);
     }
     let header = u32::from(ip.version_ihl & 15) * 4;
-    let there = world.len().saturating_sub(L3);
+    let there = world.length().saturating_sub(L3);
     let mut total = u32::from(ip.total_len.get());
     if total == 0 && world.is_gso() {
         // A GSO packet of more than 64 KiB cannot say how long it is (Linux 6.3, BIG TCP for IPv4).
@@ -319,7 +319,7 @@ pub fn ipv6<W: World>(world: &W, scratch: &mut Scratch) -> Reason {
         return Reason::Malformed;
     }
     let end = L3 + 40 + u32::from(ip.payload_len.get());
-    if end > world.len() && !world.is_gso() {
+    if end > world.length() && !world.is_gso() {
         return Reason::Malformed;
     }
     scratch.packet.src = Addr(ip.src);

@@ -56,7 +56,7 @@ fn judge<W: World>(
 ) -> Result<(), Reason> {
     let rule = decide(world, ruleset, peer, scratch.packet.proto, port);
     let allowed = rule.flags & Rule::ALLOW != 0;
-    world.count_rule(rule.id, allowed, world.len());
+    world.count_rule(rule.id, allowed, world.length());
     if allowed {
         return Ok(());
     }

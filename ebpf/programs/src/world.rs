@@ -79,7 +79,7 @@ pub trait Maps {
 /// The packet a tc program runs for. Offsets count from the Ethernet header.
 pub trait Skb {
     /// Length, which for a GSO packet is that of all its segments.
-    fn len(&self) -> u32;
+    fn length(&self) -> u32;
     /// Whether the packet stands for several segments.
     fn is_gso(&self) -> bool;
     /// Whether the link layer brought the packet to this machine alone, not to all or to another.
