@@ -261,7 +261,8 @@ fn settle<T: Clone + Eq + Hash + Display>(name: &str, queue: &Queue<T>, key: T, 
         }
         Err(failure) => {
             let cause = std::error::Error::source(&failure).map(ToString::to_string).unwrap_or_default();
-            if failure.is_conflict() {
+            // Both are answered by the informer: it shows what was written, or that the object is gone.
+            if failure.is_conflict() || failure.is_not_found() {
                 tracing::debug!(controller = name, %key, %failure, cause, "somebody else wrote first");
             } else {
                 tracing::warn!(controller = name, %key, %failure, cause, "trying again");

@@ -78,7 +78,7 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     let mut pods = events::<Pod>(&client);
     let mut nodes = events::<Node>(&client);
     let mut namespaces = events::<Namespace>(&client);
-    // No decision is made before all three have been listed once: a half-known cluster gives wrong answers.
+    // No decision is made while one of the three is being listed: a half-known cluster gives wrong answers.
     let mut listed = [false; 3];
     loop {
         let ready = listed == [true; 3];
@@ -87,9 +87,18 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(()),
-            Some(event) = namespaces.next() => listed[0] |= scheduler.on_namespace(event),
-            Some(event) = nodes.next() => listed[1] |= scheduler.on_node(event),
-            Some(event) = pods.next() => listed[2] |= scheduler.on_pod(event),
+            Some(event) = namespaces.next() => {
+                listed[0] &= !matches!(event, watcher::Event::Init);
+                listed[0] |= scheduler.on_namespace(event);
+            }
+            Some(event) = nodes.next() => {
+                listed[1] &= !matches!(event, watcher::Event::Init);
+                listed[1] |= scheduler.on_node(event);
+            }
+            Some(event) = pods.next() => {
+                listed[2] &= !matches!(event, watcher::Event::Init);
+                listed[2] |= scheduler.on_pod(event);
+            }
             Some(uid) = failed.recv() => {
                 scheduler.cluster.remove(&uid);
                 scheduler.queue.failed(&uid, false, Instant::now());

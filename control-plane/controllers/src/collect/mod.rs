@@ -99,7 +99,11 @@ impl Collector {
         loop {
             match served::kinds(&self.context.client).await {
                 Ok(served) => self.clone().follow_all(served).await,
-                Err(failure) => tracing::warn!(%failure, "kinds not discovered, trying again"),
+                Err(failure) => {
+                    let cause =
+                        std::error::Error::source(&failure).map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(%failure, cause, "kinds not discovered, trying again");
+                }
             }
             let pause = if *self.ready.borrow() { REDISCOVER } else { Duration::from_millis(500) };
             tokio::time::sleep(pause).await;
