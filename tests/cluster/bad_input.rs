@@ -148,6 +148,6 @@ fn nobody_gets_in_without_a_certificate() {
         assert_eq!(ask(path), "200", "{path}");
     }
     for path in ["/api", "/api/v1/namespaces", "/apis", "/metrics", "/openapi/v3"] {
-        assert_eq!(ask(path), "401", "{path}");
+        assert_eq!(ask(path), "403", "{path}");
     }
 }

@@ -299,19 +299,12 @@ fn loopback_port(cluster: &Cluster) -> anyhow::Result<u16> {
 /// The administrator's kubeconfig, pointed at the loopback port; for root alone, as it is the key to everything.
 fn write_kubeconfig(cluster: &Cluster) -> anyhow::Result<()> {
     let made = cluster.server_data().join("admin.kubeconfig");
-    let text = fs::read_to_string(&made).with_context(|| format!("reading {}", made.display()))?;
+    let text = fs::read(&made).with_context(|| format!("reading {}", made.display()))?;
+    let mut config: Value = serde_json::from_slice(&text).with_context(|| format!("reading {}", made.display()))?;
     let port = fs::read_to_string(cluster.state().join("port"))?;
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        match line.split_once("server:") {
-            Some((indent, _)) if indent.trim_start_matches('-').trim().is_empty() => {
-                lines.push(format!("{indent}server: https://127.0.0.1:{port}"));
-            }
-            _ => lines.push(line.to_owned()),
-        }
-    }
+    config["clusters"][0]["cluster"]["server"] = Value::from(format!("https://127.0.0.1:{}", port.trim()));
     let file = cluster.kubeconfig();
-    fs::write(&file, lines.join("\n") + "\n")?;
+    fs::write(&file, serde_json::to_vec_pretty(&config)?)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
     Ok(())
 }
