@@ -112,11 +112,12 @@ impl Controller {
     }
 
     async fn look_at(&mut self, node: &Node) {
-        if let Err(failure) = self.sync(node).await {
-            if !failure.is_conflict() {
-                let cause = std::error::Error::source(&failure).map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(node = node.name_any(), %failure, cause, "node not updated");
-            }
+        if let Err(failure) = self.sync(node).await
+            && !failure.is_conflict()
+            && !failure.is_not_found()
+        {
+            let cause = std::error::Error::source(&failure).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(node = node.name_any(), %failure, cause, "node not updated");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Making and removing the pods of a controller.
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Pod, PodSpec, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 
@@ -25,7 +25,7 @@ pub fn compose<K: Resource<DynamicType = ()>>(owner: &K, template: &PodTemplateS
             owner_references: Some(vec![owner::reference(owner)]),
             ..Default::default()
         },
-        spec: Some(template.spec.clone().unwrap_or_else(PodSpec::default)),
+        spec: Some(template.spec.clone().unwrap_or_default()),
         status: None,
     }
 }
