@@ -69,12 +69,7 @@ async fn serve(api: &Arc<Api>, info: Info, params: Params, request: Request<Body
     let Some(resource) = info.resource.clone() else { return path(api, &info, &params, request).await };
     let kind = registry::find(&resource.group, &resource.version, &resource.plural);
     let kind = kind.ok_or_else(status::no_such_resource)?;
-    let deprecated: Vec<String> = kind.deprecated.iter().map(|text| (*text).to_owned()).collect();
-    let form = plain_form(request.headers());
-    let answer = of_kind(api, kind, info, params, resource, user, request).await;
-    let mut response = answer.unwrap_or_else(|refused| reply::status(form, &refused));
-    reply::warn(&mut response, &deprecated);
-    Ok(response)
+    of_kind(api, kind, info, params, resource, user, request).await
 }
 
 /// The form of refusals.
@@ -154,7 +149,8 @@ async fn of_kind(
     let form = plain_form(headers);
     let answer = dispatch(api, &call, act, request).await;
     let mut response = answer.unwrap_or_else(|refused| reply::status(form, &refused));
-    let warnings = std::mem::take(&mut *call.warnings.lock());
+    let warnings: Vec<String> =
+        kind.deprecated.iter().map(|text| (*text).to_owned()).chain(call.warnings.lock().drain(..)).collect();
     reply::warn(&mut response, &warnings);
     Ok(response)
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     admit::{self, Attributes, Operation},
-    allocate::Claims,
+    allocate::{self, Claims},
     api::{Api, Call, key, not_found, store_key, unavailable},
     cache::{parse, to_stored},
     ingest::{self, Verb, WriteOptions},
@@ -160,7 +160,12 @@ impl<'a> Writing<'a> {
 
     fn refuse_invalid(&self, name: &str, errors: ErrorList) -> Result<(), Status> {
         let kind = self.call.kind;
-        if errors.is_empty() { Ok(()) } else { Err(status::invalid(kind.group, kind.kind, name, &errors)) }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        // Upstream names the group of the version that it keeps.
+        let group = self.api.caches.of(kind).map_or(kind.group, |cache| cache.kind.group);
+        Err(status::invalid(group, kind.kind, name, &errors))
     }
 
     async fn insert(&self, key: &str, mut object: Value) -> Result<Written, Status> {
@@ -346,6 +351,7 @@ impl<'a> Writing<'a> {
         match self.part {
             Part::Main => {
                 (kind.prepare_update)(new, old);
+                allocate::inherit(kind, new, old);
                 let mut errors = (kind.validate)(new);
                 errors.extend((kind.validate_update)(new, old));
                 errors

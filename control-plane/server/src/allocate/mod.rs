@@ -166,6 +166,21 @@ impl Allocators {
     }
 }
 
+/// What an update of a Service does not say about its addresses stays as it is.
+pub fn inherit(kind: &Kind, new: &mut Value, old: &Value) {
+    let external = |service: &Value| service["spec"]["type"] == "ExternalName";
+    if kind.storage != "services" || external(new) || external(old) {
+        return;
+    }
+    let same = new["spec"]["clusterIP"].is_null() || new["spec"]["clusterIP"] == old["spec"]["clusterIP"];
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        let missing = new["spec"].get(field).is_none_or(Value::is_null);
+        if let (true, true, Some(value)) = (same, missing, old["spec"].get(field)) {
+            new["spec"][field] = value.clone();
+        }
+    }
+}
+
 fn ip_key(ip: IpAddr) -> String {
     format!("{IPS}{ip}")
 }
