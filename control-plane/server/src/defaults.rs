@@ -78,8 +78,23 @@ pub async fn ensure(api: &Arc<Api>, service_ip: IpAddr) -> Result<(), Error> {
     endpoints(api).await?;
     let (roles, bindings): (Vec<_>, Vec<_>) =
         bootstrap::objects().into_iter().partition(|wanted| !wanted.resource.ends_with("bindings"));
+    let controllers = roles.iter().filter_map(|role| controller(role.name)).collect();
     roles_of(api, roles).await?;
-    roles_of(api, bindings).await
+    roles_of(api, bindings).await?;
+    make_all(api, controllers).await
+}
+
+/// Upstream gives each controller a service account of its own; ours run as one user, who holds the roles of all.
+fn controller(role: &str) -> Option<Wanted> {
+    let name =
+        format!("fairlead:{}", role.strip_prefix("system:").filter(|rest| rest.starts_with("controller:"))?);
+    let group = "rbac.authorization.k8s.io";
+    let object = json!({
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": "system:kube-controller-manager"}],
+    });
+    Wanted::new(group, "clusterrolebindings", "", &name, object)
 }
 
 /// Looks again from time to time, until `shutdown`.
