@@ -47,6 +47,8 @@ pub fn build(workspace: &Path, release: bool) -> Result<PathBuf> {
         format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
+        // Without this, every memset and memmove is a call of a loop over bytes.
+        "-Clink-arg=--disable-expand-memcpy-in-order".into(),
         "-Ctarget-cpu=v3".into(),
         format!("-Clinker={}", linker.display()),
     ];

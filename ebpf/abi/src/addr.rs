@@ -61,7 +61,7 @@ impl core::fmt::Debug for Be32 {
 
 /// An IPv6 address, or an IPv4 address in its mapped form (`::ffff:a.b.c.d`). Four words of wire bytes,
 /// so that programs compare and copy words instead of bytes.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Default, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Addr(
     /// The sixteen bytes of the wire, as four native integers.
@@ -120,6 +120,21 @@ impl Addr {
     pub fn to_ip(self) -> IpAddr {
         let v6 = Ipv6Addr::from(self.octets());
         v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+    }
+}
+
+impl PartialEq for Addr {
+    /// By words: comparing the array would be a call of `memcmp` in a program.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (&self.0, &other.0);
+        (a[3] ^ b[3]) | (a[2] ^ b[2]) | (a[1] ^ b[1]) | (a[0] ^ b[0]) == 0
+    }
+}
+
+impl core::hash::Hash for Addr {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 

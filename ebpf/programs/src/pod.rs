@@ -32,7 +32,9 @@ pub fn from_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     if scratch.packet.is(Packet::ICMP_ERROR) && endpoint.flags & Endpoint::CLOSED == 0 {
         let mine = icmp::read(world, scratch) && scratch.inner.dst == scratch.packet.src;
         if mine && icmp::related(world, scratch, true)?.is_some() {
-            return leave(world, scratch, config, endpoint, false);
+            let dst = scratch.to.dst;
+            let destination = deliver::pod(world, scratch, &dst)?;
+            return leave(world, scratch, config, destination, false);
         }
     }
     let dst = scratch.packet.dst;
@@ -82,7 +84,7 @@ fn send<W: World>(
     if back {
         restore(scratch, seen.flags);
     }
-    leave(world, scratch, config, endpoint, translated || back)
+    leave(world, scratch, config, destination, translated || back)
 }
 
 /// The ends as the client knows them.
@@ -95,28 +97,25 @@ pub fn restore(scratch: &mut Scratch, flags: u8) {
     }
 }
 
+/// To the pod that was judged, or away.
 #[inline(always)]
 fn leave<W: World>(
     world: &W,
     scratch: &mut Scratch,
     config: &Config,
-    endpoint: &Endpoint,
+    destination: Option<&Endpoint>,
     changed: bool,
 ) -> Outcome {
     if changed {
         rewrite::apply(world, scratch)?;
     }
-    let dst = scratch.to.dst;
-    if dst == scratch.packet.src {
-        // A pod's address is its own: the pair is known without a look-up.
-        return deliver::to_pod(world, endpoint);
+    match destination {
+        Some(endpoint) => deliver::to_pod(world, endpoint),
+        None => {
+            let dst = scratch.to.dst;
+            deliver::away(world, config, &dst)
+        }
     }
-    if config.pods_v4.contains(&dst)
-        && let Some(destination) = deliver::pod(world, scratch, &dst)?
-    {
-        return deliver::to_pod(world, destination);
-    }
-    deliver::away(world, config, &dst)
 }
 
 /// The endpoint whose veth the program is attached to, found by the packet's source.
