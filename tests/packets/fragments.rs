@@ -54,7 +54,7 @@ fn pieces_are_masqueraded_together() {
 fn policy_judges_later_pieces_by_the_ports_of_the_first() {
     let mut node = Bench::new();
     node.endpoint(&B, |b| b.ingress_ruleset = 7);
-    node.rule(7, RuleKey::FULL, 0, UDP, 80, 70, true);
+    node.rule(7, RuleKey::FULL, (0, UDP, 80), 70, true);
     let (first, second) = pieces(CLIENT, (B.ip, 81));
     node.expect_drop("from_pod", &first.frame(), Reason::PolicyIngress);
     node.expect_drop("from_pod", &second.frame(), Reason::PolicyIngress);

@@ -209,16 +209,9 @@ impl Bench {
         self.put_prefix("IDENTITIES", ip, len, identity);
     }
 
-    pub fn rule(
-        &mut self,
-        ruleset: u32,
-        len: u32,
-        identity: u32,
-        proto: u8,
-        port: u16,
-        id: u32,
-        allow: bool,
-    ) {
+    /// `matched`: identity, protocol and port.
+    pub fn rule(&mut self, ruleset: u32, len: u32, matched: (u32, u8, u16), id: u32, allow: bool) {
+        let (identity, proto, port) = matched;
         let key = RuleKey {
             ruleset: Be32::new(ruleset),
             identity: Be32::new(identity),

@@ -114,7 +114,7 @@ fn policy_stands_between_outside_and_backend() {
     node.endpoint(&B, |b| b.ingress_ruleset = 7);
     node.expect_drop("from_uplink", &tcp(CLIENT, ASKED, SYN).frame(), Reason::PolicyIngress);
     node.identity(OUTSIDE, 32, 40);
-    node.rule(7, RuleKey::FULL, 40, TCP, 8080, 70, true);
+    node.rule(7, RuleKey::FULL, (40, TCP, 8080), 70, true);
     assert_eq!(node.run("from_uplink", &tcp(CLIENT, ASKED, SYN).frame()).verdict, REDIRECT);
 }
 

@@ -42,7 +42,8 @@ fn only_nodes_are_believed_and_each_for_its_own_pods() {
     let world = world();
     let stranger = Ipv4Addr::new(192, 168, 7, 66);
     let good = (REMOTE, 40000);
-    let cases: [(&str, Option<(u32, Addr)>, End); 7] = [
+    type Case = (&'static str, Option<(u32, Addr)>, End);
+    let cases: [Case; 7] = [
         ("no tunnel", None, good),
         ("another network number", Some((2, OTHER_NODE.into())), good),
         ("no node", from(stranger), good),

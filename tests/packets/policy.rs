@@ -64,7 +64,7 @@ fn rules_match_by_identity_protocol_port_and_their_wildcards() {
     ];
     for (name, (len, identity, proto, port), expected) in cases {
         let mut node = guarded();
-        node.rule(IN, len, identity, proto, port, 5, true);
+        node.rule(IN, len, (identity, proto, port), 5, true);
         assert_eq!(allowed(&mut node, &tcp(CLIENT, SERVER, SYN)), expected, "{name}");
         assert!(!allowed(&mut node, &tcp(SERVER, (Ipv4Addr::new(10, 244, 1, 99), 80), SYN)), "no such pod");
     }
@@ -77,7 +77,7 @@ fn the_longest_cidr_gives_the_identity() {
     let net = Ipv4Addr::new(203, 0, 113, 0);
     node.identity(net, 24, 50);
     node.identity(Ipv4Addr::new(203, 0, 113, 8), 31, 51);
-    node.rule(OUT, RuleKey::ANY_PROTO, 50, 0, 0, 5, true);
+    node.rule(OUT, RuleKey::ANY_PROTO, (50, 0, 0), 5, true);
     let mut to = |last| allowed(&mut node, &tcp(CLIENT, (Ipv4Addr::new(203, 0, 113, last), 80), SYN));
     assert!(to(7) && to(10) && to(255));
     assert!(!to(8) && !to(9), "the exception");
@@ -90,10 +90,10 @@ fn both_ends_must_agree() {
         let mut node = guarded();
         node.endpoint(&A, |a| a.egress_ruleset = OUT);
         if egress {
-            node.rule(OUT, RuleKey::FULL, 0, TCP, 80, 5, true);
+            node.rule(OUT, RuleKey::FULL, (0, TCP, 80), 5, true);
         }
         if ingress {
-            node.rule(IN, RuleKey::FULL, 0, TCP, 80, 6, true);
+            node.rule(IN, RuleKey::FULL, (0, TCP, 80), 6, true);
         }
         assert_eq!(allowed(&mut node, &tcp(CLIENT, SERVER, SYN)), egress && ingress);
     }
@@ -102,8 +102,8 @@ fn both_ends_must_agree() {
 #[test]
 fn drops_name_the_rule_and_the_pod_and_rules_count_what_they_decided() {
     let mut node = guarded();
-    node.rule(IN, RuleKey::DEFAULT, 0, 0, 0, 90, false);
-    node.rule(IN, RuleKey::FULL, 21, TCP, 80, 91, true);
+    node.rule(IN, RuleKey::DEFAULT, (0, 0, 0), 90, false);
+    node.rule(IN, RuleKey::FULL, (21, TCP, 80), 91, true);
     node.count_rule(90);
     node.count_rule(91);
     let good = tcp(CLIENT, SERVER, SYN).frame();
@@ -137,7 +137,7 @@ fn drops_name_the_rule_and_the_pod_and_rules_count_what_they_decided() {
 #[test]
 fn answers_pass_rules_that_would_deny_them_as_questions() {
     let mut node = guarded();
-    node.rule(IN, RuleKey::FULL, 21, TCP, 80, 5, true);
+    node.rule(IN, RuleKey::FULL, (21, TCP, 80), 5, true);
     node.endpoint(&B, |b| (b.ingress_ruleset, b.egress_ruleset) = (IN, OUT));
     node.endpoint(&A, |a| a.ingress_ruleset = 9);
     assert!(allowed(&mut node, &tcp(CLIENT, SERVER, SYN)));
@@ -161,8 +161,8 @@ fn an_established_flow_is_judged_again_when_a_policy_changed() {
         for packet in [tcp(CLIENT, SERVER, ACK), tcp(SERVER, CLIENT, ACK)] {
             let mut node = guarded();
             node.endpoint(&A, |a| a.egress_ruleset = OUT);
-            node.rule(IN, RuleKey::FULL, 21, TCP, 80, 5, true);
-            node.rule(OUT, RuleKey::FULL, 0, TCP, 80, 6, true);
+            node.rule(IN, RuleKey::FULL, (21, TCP, 80), 5, true);
+            node.rule(OUT, RuleKey::FULL, (0, TCP, 80), 6, true);
             assert!(allowed(&mut node, &tcp(CLIENT, SERVER, SYN)));
             assert!(allowed(&mut node, &tcp(SERVER, CLIENT, SYN | ACK)));
             let evaluated = node.metric(Metric::PolicyEvaluated);
@@ -189,7 +189,7 @@ fn an_established_flow_is_judged_again_when_a_policy_changed() {
 #[test]
 fn a_change_that_still_allows_keeps_the_flow() {
     let mut node = guarded();
-    node.rule(IN, RuleKey::FULL, 21, TCP, 80, 5, true);
+    node.rule(IN, RuleKey::FULL, (21, TCP, 80), 5, true);
     assert!(allowed(&mut node, &tcp(CLIENT, SERVER, SYN)));
     node.endpoint(&B, |b| (b.ingress_ruleset, b.revision) = (IN, 2));
     assert!(allowed(&mut node, &tcp(SERVER, CLIENT, ACK)));
@@ -214,7 +214,7 @@ fn what_the_stack_routed_to_a_pod_is_judged() {
     let frame = tcp((OUTSIDE, 50000), SERVER, SYN).frame();
     assert_eq!(node.run_as("to_pod", &frame, LO, 1).verdict, DROP);
     assert_eq!(node.all_drops(), [(Reason::PolicyIngress, 1)]);
-    node.rule(IN, RuleKey::ANY_PROTO, 0, 0, 0, 5, true);
+    node.rule(IN, RuleKey::ANY_PROTO, (0, 0, 0), 5, true);
     assert_eq!(node.run_as("to_pod", &frame, LO, 1).verdict, NEXT);
     node.expect_drop(
         "to_pod",
@@ -229,9 +229,9 @@ fn services_are_judged_by_their_backends() {
     node.service(CLUSTER_IP, 80, TCP, 3, &[(B.ip, 8080)]);
     node.endpoint(&A, |a| a.egress_ruleset = OUT);
     node.identity(B.ip, 32, 22);
-    node.rule(OUT, RuleKey::FULL, 22, TCP, 80, 5, true);
+    node.rule(OUT, RuleKey::FULL, (22, TCP, 80), 5, true);
     assert!(!allowed(&mut node, &tcp(CLIENT, (CLUSTER_IP, 80), SYN)), "80 is not the backend's port");
-    node.rule(OUT, RuleKey::FULL, 22, TCP, 8080, 6, true);
+    node.rule(OUT, RuleKey::FULL, (22, TCP, 8080), 6, true);
     assert!(allowed(&mut node, &tcp(CLIENT, (CLUSTER_IP, 80), SYN)));
 }
 
@@ -344,7 +344,7 @@ impl Place {
             }
             for identity in identities {
                 for (len, proto, port) in &keys {
-                    node.rule(ruleset, *len, identity, *proto, *port, number as u32 + 1, true);
+                    node.rule(ruleset, *len, (identity, *proto, *port), number as u32 + 1, true);
                 }
             }
         }
