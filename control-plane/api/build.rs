@@ -146,7 +146,7 @@ fn tables() -> Result<(String, String)> {
             schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for (field, child) in properties {
             // The generator's crate calls every kind's metadata required; the API does not.
-            let needed = required.contains(&field.as_str()) && !(field == "metadata" && !gvk.is_empty());
+            let needed = required.contains(&field.as_str()) && (field != "metadata" || gvk.is_empty());
             let own = marks.get(&(name.as_str(), field.as_str())).copied().unwrap_or_default();
             let needed = if needed { "!" } else { "" };
             writeln!(structure, "{field}\t{}\t{needed}\t{own}", shape(child)?)?;

@@ -154,7 +154,7 @@ impl Schema {
     /// The words of a field of this (built-in) type.
     pub fn property_description(&self, field: &str) -> Option<String> {
         let prose = crate::openapi::prose();
-        prose.field(&self.resolve().name, field).map(Into::into)
+        prose.field(&self.resolve().name, field)
     }
 }
 

@@ -124,7 +124,7 @@ pub fn row(kind: &Kind, object: &Value, include: Include, printing: &Printing) -
     cells.resize(columns(kind).len(), Value::Null);
     let shown = match include {
         Include::None => Value::Null,
-        Include::Metadata => partial(object),
+        Include::Metadata => unconverted(partial(object)),
         Include::Object => object.clone(),
     };
     let mut row = Map::new();
@@ -151,6 +151,18 @@ pub fn table<'a>(
         "columnDefinitions": if with_headers { definitions(kind) } else { Value::Null },
         "rows": rows,
     })
+}
+
+/// Upstream makes rows of its internal objects, which lack this annotation: it comes with the served version only.
+fn unconverted(mut partial: Value) -> Value {
+    if let Some(meta) = partial["metadata"].as_object_mut()
+        && let Some(annotations) = meta.get_mut("annotations").and_then(Value::as_object_mut)
+        && annotations.remove("deprecated.daemonset.template.generation").is_some()
+        && annotations.is_empty()
+    {
+        meta.remove("annotations");
+    }
+    partial
 }
 
 /// The object as `PartialObjectMetadata`.
