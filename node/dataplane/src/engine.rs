@@ -159,8 +159,15 @@ impl Engine {
                 match command {
                     Command::Change(change) => self.change(change),
                     Command::Cni(request, answer) => {
+                        // What was received before the request must hold when it is answered.
+                        self.start_if_possible()?;
+                        self.settle()?;
+                        let outcome = self.answer(request).unwrap_or_else(|error| {
+                            tracing::warn!(%error, "a CNI request failed");
+                            refused(true, error.to_string())
+                        });
                         // The plugin may have gone away; there is nobody to tell then.
-                        let _ = answer.send(self.answer(request)?);
+                        let _ = answer.send(outcome);
                     }
                 }
             }
@@ -498,7 +505,9 @@ impl Engine {
     fn settle(&mut self) -> Result<(), Error> {
         let Some(running) = self.running.clone() else { return Ok(()) };
         self.settle_overlay(&running)?;
+        let mut changed = false;
         for change in self.services.settle() {
+            changed = true;
             if let Err(error) = self.maps.apply_service(&change) {
                 tracing::error!(%error, "a Service could not be written");
                 self.status.map_error(&error);
@@ -506,6 +515,7 @@ impl Engine {
         }
         loop {
             let plan = self.rules.settle();
+            changed |= !plan.is_empty();
             if !plan.is_empty()
                 && let Err(error) = self.apply_policies(&plan)
             {
@@ -517,7 +527,9 @@ impl Engine {
                 break;
             }
         }
-        self.status.tables(&self.rules, &self.services, &self.maps);
+        if changed {
+            self.status.tables(&self.rules, &self.services, &self.maps);
+        }
         Ok(())
     }
 
@@ -547,7 +559,9 @@ impl Engine {
             self.revise_all()?;
         }
         let alive = self.rules.rule_names().map(|(number, _)| number).collect();
-        self.maps.forget_rules(&alive)
+        self.maps.forget_rules(&alive)?;
+        self.status.rule_names(&self.rules);
+        Ok(())
     }
 
     /// Writes the entries of a pod's sandboxes. An entry that says the same keeps its revision, so that established
@@ -618,8 +632,6 @@ impl Engine {
         let Some(running) = self.running.clone() else {
             return Ok(refused(true, format!("the dataplane is not ready: waiting for {}", self.waiting)));
         };
-        // What was received before the request must hold when it is answered.
-        self.settle()?;
         match request {
             Request::Status => Ok(Outcome::Answer(Answer::Done)),
             Request::Allocate { attachment, pod, netns_cookie, ports } => {
@@ -687,7 +699,6 @@ impl Engine {
         }
         let record = Record { attached: Some(attached), ..record };
         self.endpoints.save(record.clone())?;
-        self.settle()?;
         self.write_endpoints(&record.key())?;
         let entry = NetnsEntry { role: NetnsEntry::POD, endpoint: record.id };
         self.maps.set_netns(record.netns_cookie, entry)?;

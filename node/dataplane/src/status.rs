@@ -133,15 +133,19 @@ impl Status {
         *self.flows.lock() = fill;
     }
 
-    /// Sizes of the tables and names of the rules after a change.
+    /// Sizes of the tables after a change.
     pub fn tables(&self, rules: &Rules, services: &ServiceTable, maps: &Maps) {
         let mut tables = self.tables.lock();
         (tables.services, tables.backends) = services.sizes();
         (tables.identities, tables.rulesets, tables.policies) = rules.sizes();
         tables.closed_policies = rules.closed_policies().count();
-        tables.rules.clear();
-        tables.rules.extend(rules.rule_names().map(|(number, name)| (number, name.to_string())));
         tables.fill = maps.fill();
+    }
+
+    /// Names of the rules after a change of policies.
+    pub fn rule_names(&self, rules: &Rules) {
+        let names = rules.rule_names().map(|(number, name)| (number, name.to_string())).collect();
+        self.tables.lock().rules = names;
     }
 
     /// A pod's number on this node was given, or is free again.

@@ -1,7 +1,7 @@
 //! The node's own devices: which interface is the uplink, the VXLAN device, kernel routes to other nodes' pods, and the
 //! sysctls that make the node's network namespace forward.
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, net::Ipv4Addr, path::PathBuf};
 
 use fairlead_cni::netlink::{Address, Link, LinkChange, NetlinkError, Route, Socket};
 use ipnet::Ipv4Net;
@@ -174,20 +174,29 @@ pub fn retain_routes(netlink: &mut Socket, wanted: &BTreeMap<Ipv4Net, Ipv4Addr>)
     Ok(())
 }
 
-/// Sets a sysctl of the calling thread's network namespace unless it is so already; where /proc/sys is read-only, only
-/// a value that is already right will do.
+/// Where sysctls are. Container engines mount /proc/sys read-only; the node's own /proc, mounted beside it, shows the
+/// network sysctls of whoever opens them, and so the same namespace.
+const SYSCTL_ROOTS: [&str; 2] = ["/proc/sys/net", "/host/proc/sys/net"];
+
+/// Sets a sysctl of the calling thread's network namespace unless it is so already.
 ///
 /// # Errors
 /// [`LinkError::Device`]
 pub fn set_sysctl(name: &str, value: &str) -> Result<(), LinkError> {
-    let path = PathBuf::from("/proc/sys/net").join(name);
-    if fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
+    let [own, node] = SYSCTL_ROOTS.map(|root| PathBuf::from(root).join(name));
+    if fs::read_to_string(&own).is_ok_and(|current| current.trim() == value) {
         return Ok(());
     }
-    fs::write(&path, value).map_err(|error| LinkError::Device {
-        step: format!("setting {} to {value}", path.display()),
+    let failed = |error: io::Error| LinkError::Device {
+        step: format!("setting {} to {value}", own.display()),
         source: error.into(),
-    })
+    };
+    match fs::write(&own, value) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            fs::write(&node, value).map_err(failed)
+        }
+        other => other.map_err(failed),
+    }
 }
 
 /// Makes the namespace forward IPv4, and accept packets of pods on an interface that routing would not choose.

@@ -412,6 +412,10 @@ impl Rules {
     /// Gives the difference between what the last plan left and what should be now.
     pub fn settle(&mut self) -> Plan {
         let mut plan = Plan::default();
+        let idle = self.orphaned.is_empty() && self.dirty_local.is_empty() && self.dirty_addresses.is_empty();
+        if idle && !self.renumber {
+            return plan;
+        }
         let mut released = std::mem::take(&mut self.orphaned);
         let fresh_rulesets = self.settle_local(&mut plan, &mut released);
         let all = std::mem::take(&mut self.renumber);

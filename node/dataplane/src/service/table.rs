@@ -46,6 +46,12 @@ struct Entries {
     sets: BTreeMap<u32, Vec<Backend>>,
 }
 
+impl Entries {
+    fn backends(&self) -> usize {
+        self.sets.values().map(Vec::len).sum()
+    }
+}
+
 /// A [`ServiceKey`] in an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct FrontendKey {
@@ -112,6 +118,8 @@ pub struct ServiceTable {
     owners: HashMap<FrontendKey, Key>,
     contested: HashMap<FrontendKey, BTreeSet<Key>>,
     dirty: HashSet<Key>,
+    /// Backends over all that is planned.
+    backend_count: usize,
     /// Order of backends that an earlier run of the agent left in the map, by set number.
     adopted: HashMap<u32, Vec<Backend>>,
 }
@@ -133,6 +141,7 @@ impl ServiceTable {
             owners: HashMap::new(),
             contested: HashMap::new(),
             dirty: HashSet::new(),
+            backend_count: 0,
             adopted,
         }
     }
@@ -198,8 +207,7 @@ impl ServiceTable {
     /// How many Services and how many backends there are.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {
-        let backends = self.planned.values().flat_map(|entries| entries.sets.values()).map(Vec::len).sum();
-        (self.services.len(), backends)
+        (self.services.len(), self.backend_count)
     }
 
     /// Gives one change for each Service that is different from what the last call left.
@@ -223,6 +231,7 @@ impl ServiceTable {
         let previous = self.planned.remove(key).unwrap_or_default();
         let (wanted, names) = self.entries(key, &previous);
         let change = difference(&previous, &wanted);
+        self.backend_count = self.backend_count + wanted.backends() - previous.backends();
         for frontend in previous.frontends.keys().filter(|frontend| !wanted.frontends.contains_key(frontend))
         {
             self.owners.remove(frontend);
