@@ -201,12 +201,12 @@ async fn endpoints(api: &Arc<Api>) -> Result<(), Error> {
         Wanted::new("discovery.k8s.io", "endpointslices", "default", "kubernetes", slice),
     ];
     for wanted in wanted.into_iter().flatten() {
-        let existing = present(api, &wanted);
-        let stale = existing.as_ref().is_some_and(|existing| {
-            ["subsets", "endpoints", "ports"].iter().any(|field| existing[field] != wanted.object[field])
-        });
-        if existing.is_none() || stale {
-            // PUT makes and replaces alike.
+        let Some(existing) = present(api, &wanted) else {
+            make(api.clone(), wanted).await?;
+            continue;
+        };
+        let stale = |field: &&str| existing[*field] != wanted.object[*field];
+        if ["subsets", "endpoints", "ports"].iter().any(|field| stale(&field)) {
             let answer = call(api, Method::PUT, &wanted.path(&wanted.name), &wanted.object).await;
             answer.map_err(|refused| failed(&wanted, &refused))?;
         }
