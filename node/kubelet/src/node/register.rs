@@ -150,7 +150,7 @@ impl Registrar {
 
     async fn images(&self) -> Vec<ContainerImage> {
         let mut images = self.engine.images().await.unwrap_or_default();
-        images.retain(|image| !image.repo_tags.is_empty());
+        images.retain(|image| image.repo_tags.iter().any(|name| !name.contains("<none>")));
         images.sort_by_key(|image| std::cmp::Reverse(image.size));
         images.truncate(MAX_IMAGES);
         let entry = |image: bollard::models::ImageSummary| {

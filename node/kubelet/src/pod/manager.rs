@@ -87,7 +87,7 @@ impl Manager {
                     }
                 }
                 Ok(watcher::Event::Apply(pod)) => self.apply(pod, false),
-                Ok(watcher::Event::Delete(pod)) => self.apply(pod, true),
+                Ok(watcher::Event::Delete(pod)) => self.forget(pod),
                 Err(error) => tracing::warn!(%error, "watch of pods failed"),
             }
         }
@@ -111,6 +111,14 @@ impl Manager {
             worker.run().await;
             finished.lock().remove(&uid);
         });
+    }
+
+    /// A pod whose object is gone; one that no worker has needs none any more.
+    fn forget(&self, pod: Pod) {
+        let known = pod.metadata.uid.as_ref().is_some_and(|uid| self.workers.lock().contains_key(uid));
+        if known {
+            self.apply(pod, true);
+        }
     }
 
     /// Pods that a fresh list does not have were deleted while nobody watched.

@@ -273,8 +273,11 @@ impl Worker {
         if self.pod.status.as_ref().is_none_or(|status| status.start_time.is_none()) {
             self.report(&runtime, false).await;
         }
-        let works = plan.new_sandbox || !plan.start.is_empty() || self.refresh_due();
-        if works && !self.set_up_volumes().await {
+        let starts = plan.new_sandbox || !plan.start.is_empty();
+        let there = if starts || self.refresh_due() { self.set_up_volumes().await } else { true };
+        // What runs already goes on without its volumes' news; only a start has to wait for them.
+        if starts && !there {
+            self.align_probes(&runtime);
             self.report(&runtime, false).await;
             return Ok(self.until(&[self.volume_retry.due]));
         }
@@ -442,7 +445,10 @@ impl Worker {
             self.sandbox_retry.due = clock::now().checked_add(SignedDuration::from_secs(10)).ok();
             return false;
         }
-        self.sandbox_retry.failures == 0 || self.sandbox_retry.waits_until(clock::now()).is_none()
+        if self.sandbox_retry.failures == 0 {
+            self.sandbox_retry.due = None;
+        }
+        self.sandbox_retry.waits_until(clock::now()).is_none()
     }
 
     fn sandbox_failed(&mut self, error: &sandbox::Error) {
