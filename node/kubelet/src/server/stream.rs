@@ -18,7 +18,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::answer::{self, Body};
 use super::route;
@@ -178,7 +179,9 @@ impl Outgoing {
 
     async fn finish(mut self, status: &Value) {
         self.send(ERROR, status.to_string().as_bytes()).await;
-        let _ = self.sink.send(Message::Close(None)).await;
+        // Clients take an end without a code for a failure.
+        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let _ = self.sink.send(Message::Close(Some(frame))).await;
         let _ = self.sink.close().await;
     }
 }
