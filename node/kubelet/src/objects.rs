@@ -60,12 +60,13 @@ const FRESH: Duration = Duration::from_secs(2);
 const KEPT: Duration = Duration::from_secs(30);
 
 type Key = (Kind, String, String);
+type Kept = HashMap<Key, (Instant, Option<Content>)>;
 
 /// A small cache over the API.
 #[derive(Clone)]
 pub struct Objects {
     client: Client,
-    kept: Arc<Mutex<HashMap<Key, (Instant, Option<Content>)>>>,
+    kept: Arc<Mutex<Kept>>,
 }
 
 impl Objects {

@@ -29,7 +29,7 @@ pub enum Error {
         /// The pod.
         pod: String,
         /// What the plugins said.
-        source: crate::cni::Error,
+        source: Box<crate::cni::Error>,
     },
     /// Something that the pod must not ask for.
     #[error(transparent)]
@@ -195,7 +195,7 @@ pub async fn attach(shared: &Shared, pod: &Pod, sandbox: &Instance) -> Result<Ve
     shared.cni.add(network).await.map_err(|source| Error::Network {
         sandbox: sandbox.id.clone(),
         pod: format!("{}_{}", owner.name, owner.namespace),
-        source,
+        source: Box::new(source),
     })
 }
 
@@ -207,7 +207,7 @@ pub async fn remove(shared: &Shared, sandbox: &Instance, pod: &str) -> Result<()
     shared.cni.del(&sandbox.id, &netns(sandbox)).await.map_err(|source| Error::Network {
         sandbox: sandbox.id.clone(),
         pod: pod.to_owned(),
-        source,
+        source: Box::new(source),
     })?;
     shared.engine.remove(&sandbox.id).await?;
     Ok(())

@@ -268,7 +268,8 @@ fn phase(
         let end = end_of(status);
         let failed = end.is_some_and(|end| end.exit_code != 0);
         if is_sidecar(container) {
-            if !started && !(is_running(status) && status.started == Some(true)) {
+            let up = is_running(status) && status.started == Some(true);
+            if !started && !up {
                 return if view.ending && failed { "Failed".to_owned() } else { "Pending".to_owned() };
             }
             continue;
@@ -296,9 +297,7 @@ fn phase(
     let always = spec.restart_policy.as_deref().unwrap_or("Always") == "Always";
     let outcome = if waiting > 0 {
         "Pending"
-    } else if running > 0 {
-        "Running"
-    } else if stopped > 0 && always && !view.ending {
+    } else if running > 0 || (stopped > 0 && always && !view.ending) {
         "Running"
     } else if stopped > 0 && stopped == succeeded {
         "Succeeded"

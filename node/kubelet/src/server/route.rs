@@ -100,6 +100,7 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+#[expect(clippy::result_large_err, reason = "the error is the answer, made once and sent at once")]
 fn find(manager: &Manager, namespace: &str, name: &str) -> Result<Arc<Pod>, Response<Body>> {
     manager.find(namespace, name).filter(|pod| pod.spec.is_some()).ok_or_else(|| {
         answer::text(StatusCode::NOT_FOUND, format!("pod \"{name}\" not found in namespace {namespace:?}\n"))

@@ -132,8 +132,8 @@ fn objects_of(volume: &Volume) -> Vec<ObjectSource> {
 /// The API's name of a volume's kind.
 fn kind_of(volume: &Volume) -> String {
     let value = serde_json::to_value(volume).unwrap_or_default();
-    let keys = value.as_object().into_iter().flatten().map(|(key, _)| key.clone());
-    keys.filter(|key| key != "name").next().unwrap_or_else(|| "none".to_owned())
+    let mut keys = value.as_object().into_iter().flatten().map(|(key, _)| key.clone());
+    keys.find(|key| key != "name").unwrap_or_else(|| "none".to_owned())
 }
 
 impl Volumes {
