@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     admit::{self, Attributes, Operation},
     allocate::{self, Claims},
-    api::{Api, Call, key, not_found, store_key, unavailable},
+    api::{Api, Call, behind, key, not_found, store_key, unavailable},
     cache::{parse, to_stored},
     ingest::{self, Verb, WriteOptions},
     managed::{self, Tracking},
@@ -174,7 +174,7 @@ impl<'a> Writing<'a> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let exists = || status::already_exists(kind.group, kind.plural, &name);
         for _ in 0..RETRIES {
-            let claims = self.api.allocators.allocate(kind, &mut object, None, self.options.dry_run)?;
+            let claims = self.allocate(&mut object, None).await?;
             if self.options.dry_run {
                 let taken = self.api.store.get(&stored_key).await.map_err(unavailable)?.entry.is_some();
                 return if taken {
@@ -202,11 +202,32 @@ impl<'a> Writing<'a> {
                     return Err(if deleting { refused.with_message(words) } else { refused });
                 }
                 // Another server took an address in the same moment: draw again.
-                Err(StoreError::Conflict { key, .. }) => self.api.allocators.learn(&key),
+                Err(StoreError::Conflict { .. }) => self.caught_up().await?,
                 Err(error) => return Err(unavailable(error)),
             }
         }
         Err(status::timeout("the write kept losing against others", 1))
+    }
+
+    /// Claims addresses for a Service. A refusal may come from what was given back a moment ago: it counts only once
+    /// everything that was written has been heard of.
+    async fn allocate(&self, object: &mut Value, old: Option<&Value>) -> Result<Claims, Status> {
+        let (kind, dry_run) = (self.call.kind, self.options.dry_run);
+        if kind.storage != "services" {
+            return Ok(Claims::default());
+        }
+        let mut first = object.clone();
+        if let Ok(claims) = self.api.allocators.allocate(kind, &mut first, old, dry_run) {
+            *object = first;
+            return Ok(claims);
+        }
+        self.caught_up().await?;
+        self.api.allocators.allocate(kind, object, old, dry_run)
+    }
+
+    /// Waits until this server has heard of everything that was written.
+    async fn caught_up(&self) -> Result<(), Status> {
+        self.api.caches.fresh().await.map(|_| ()).map_err(behind)
     }
 
     /// The bytes for the store, in the stored version.
@@ -312,7 +333,7 @@ impl<'a> Writing<'a> {
             Attributes { old: Some(old), ..self.attributes(Operation::Update, &namespace, name) };
         admit::validate(self.api, &attributes, &new).await?;
         self.warnings.extend((kind.warnings)(&new, Some(old)));
-        let claims = self.api.allocators.allocate(kind, &mut new, Some(old), self.options.dry_run)?;
+        let claims = self.allocate(&mut new, Some(old)).await?;
         let bytes = self.stored(&new);
         let unchanged = apply::same_but_times(&new, old);
         if unchanged || self.options.dry_run {
@@ -337,8 +358,8 @@ impl<'a> Writing<'a> {
                     Ok(None)
                 }
             }
-            Err(StoreError::Conflict { key, .. }) => {
-                self.api.allocators.learn(&key);
+            Err(StoreError::Conflict { .. }) => {
+                self.caught_up().await?;
                 Ok(None)
             }
             Err(error) => Err(unavailable(error)),

@@ -92,25 +92,15 @@ impl Allocators {
         Claims { release: plan::held(object), ..Claims::default() }.writes()
     }
 
-    /// The transaction of these claims has ended.
+    /// The transaction of these claims has ended. After a commit they stay pending until the watch of the store tells
+    /// of them, so that what is in memory is never older than what the watch said.
     pub fn settle(&self, claims: &Claims, committed: bool) {
-        let mut taken = self.taken.lock();
-        for key in &claims.take {
-            taken.pending.remove(key);
-            if committed {
-                taken.kept.insert(key.clone());
+        if !committed {
+            let mut taken = self.taken.lock();
+            for key in &claims.take {
+                taken.pending.remove(key);
             }
         }
-        if committed {
-            for key in &claims.release {
-                taken.kept.remove(key);
-            }
-        }
-    }
-
-    /// Another server holds this key.
-    pub fn learn(&self, key: &str) {
-        self.taken.lock().kept.insert(key.to_owned());
     }
 
     /// Everything is about to be told again.
@@ -125,6 +115,7 @@ impl Allocators {
         }
         let mut taken = self.taken.lock();
         if present {
+            taken.pending.remove(key);
             taken.kept.insert(key.to_owned());
         } else {
             taken.kept.remove(key);

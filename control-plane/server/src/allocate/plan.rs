@@ -339,6 +339,12 @@ mod tests {
         Allocators::new(vec!["10.96.0.0/29".parse().unwrap()], 30000..=30003)
     }
 
+    /// The claims were committed, and the watch has told of it.
+    fn told(all: &Allocators, claims: &Claims) {
+        all.settle(claims, true);
+        claims.take.iter().for_each(|key| all.observe(key, true));
+    }
+
     fn service(spec: Value) -> Value {
         json!({"metadata": {"namespace": "n", "name": "s"}, "spec": spec})
     }
@@ -350,7 +356,7 @@ mod tests {
         for _ in 0..6 {
             let mut new = service(json!({"ports": [{"port": 80}]}));
             let claims = plan(&all, &mut new, None).unwrap();
-            all.settle(&claims, true);
+            told(&all, &claims);
             assert!(seen.insert(new["spec"]["clusterIP"].as_str().unwrap().to_owned()));
         }
         assert!(!seen.contains("10.96.0.0") && !seen.contains("10.96.0.7"), "{seen:?}");
@@ -378,7 +384,7 @@ mod tests {
         let mut old = service(json!({"type": "NodePort", "ports": [{"port": 1}]}));
         let claims = plan(&all, &mut old, None).unwrap();
         assert_eq!(claims.take.len(), 2);
-        all.settle(&claims, true);
+        told(&all, &claims);
         let mut new = old.clone();
         new["spec"]["type"] = "ClusterIP".into();
         new["spec"]["ports"] = json!([{"port": 1}]);
