@@ -206,7 +206,7 @@ async fn endpoints(api: &Arc<Api>) -> Result<(), Error> {
             continue;
         };
         let stale = |field: &&str| existing[*field] != wanted.object[*field];
-        if ["subsets", "endpoints", "ports"].iter().any(|field| stale(&field)) {
+        if ["subsets", "endpoints", "ports"].iter().any(stale) {
             let answer = call(api, Method::PUT, &wanted.path(&wanted.name), &wanted.object).await;
             answer.map_err(|refused| failed(&wanted, &refused))?;
         }

@@ -73,7 +73,8 @@ impl Params {
 
 /// Undoes percent encoding; in queries `+` is a space.
 pub fn decode(text: &str, query: bool) -> Cow<'_, str> {
-    if !text.contains('%') && !(query && text.contains('+')) {
+    let encoded = text.contains('%') || (query && text.contains('+'));
+    if !encoded {
         return Cow::Borrowed(text);
     }
     let mut out = Vec::with_capacity(text.len());

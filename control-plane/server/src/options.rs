@@ -159,13 +159,11 @@ fn check(params: &Params, watch: bool) -> Result<(), Status> {
     let initial = params.set("sendInitialEvents").is_some();
     let mut errors = ErrorList::new();
     if watch {
-        if !matching.is_empty() {
-            if !initial {
-                errors.push(forbidden(
-                    &path,
-                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                ));
-            }
+        if !matching.is_empty() && !initial {
+            errors.push(forbidden(
+                &path,
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ));
         }
         if initial {
             if matching != "NotOlderThan" {

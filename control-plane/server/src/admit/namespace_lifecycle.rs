@@ -12,7 +12,7 @@ use super::{Attributes, Operation, Plugin};
 use crate::api::{Api, behind};
 
 pub const PLUGIN: Plugin =
-    Plugin { name: "NamespaceLifecycle", mutate: Some(mutate), validate: Some(validate), ..Plugin::BASE };
+    Plugin { name: "NamespaceLifecycle", mutate: Some(mutate), validate: Some(validate) };
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 

@@ -7,8 +7,7 @@ use serde_json::Value;
 use super::{Attributes, Operation, Plugin};
 use crate::{api::Api, secure::restriction::Admission};
 
-pub const PLUGIN: Plugin =
-    Plugin { name: "NodeRestriction", mutate: Some(mutate), validate: Some(validate), ..Plugin::BASE };
+pub const PLUGIN: Plugin = Plugin { name: "NodeRestriction", mutate: Some(mutate), validate: Some(validate) };
 
 fn check(api: &Api, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
     let operation = match attributes.operation {

@@ -7,8 +7,7 @@ use serde_json::Value;
 use super::{Attributes, Operation, Plugin};
 use crate::api::{Api, behind};
 
-pub const PLUGIN: Plugin =
-    Plugin { name: "Priority", mutate: Some(mutate), validate: Some(validate), ..Plugin::BASE };
+pub const PLUGIN: Plugin = Plugin { name: "Priority", mutate: Some(mutate), validate: Some(validate) };
 
 fn mutate<'a>(
     api: &'a Api,

@@ -144,8 +144,11 @@ async fn drain(caches: &Caches, observer: &dyn Observer, revision: &mut u64) -> 
     }
 }
 
+/// A key with its new object; `None` is a deletion.
+pub type Put = (Arc<str>, Option<Arc<Item>>);
+
 fn apply(caches: &Caches, observer: &dyn Observer, revision: u64, events: &[Arc<Event>]) {
-    let mut changes: HashMap<&'static str, Vec<(Arc<str>, Option<Arc<Item>>)>> = HashMap::new();
+    let mut changes: HashMap<&'static str, Vec<Put>> = HashMap::new();
     for event in events {
         let Some((cache, key)) = locate(caches, &event.key) else {
             observer.foreign(&event.key, event.value.is_some());

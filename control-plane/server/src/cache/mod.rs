@@ -258,7 +258,7 @@ impl Cache {
     }
 
     /// Applies changes in the order of the store.
-    fn apply(&self, revision: u64, changes: Vec<(Arc<str>, Option<Arc<Item>>)>) {
+    fn apply(&self, revision: u64, changes: Vec<feed::Put>) {
         let mut state = self.state.write();
         for (key, new) in changes {
             let old = match &new {
