@@ -314,15 +314,23 @@ pub fn pods(namespace: &str, selector: &str) -> Vec<(String, String, String)> {
         .collect()
 }
 
-/// Ids of the running containers that the cluster's kubelets made.
-pub fn containers() -> Vec<String> {
-    let label = format!("label=fairlead.io/cluster={}", CLUSTER.name);
-    let out = Command::new("docker")
-        .args(["ps", "-q", "--no-trunc", "--filter", &label])
-        .output()
-        .expect("docker starts");
-    assert!(out.status.success(), "docker ps: {}", text(&out.stderr));
-    let mut ids: Vec<String> = text(&out.stdout).lines().map(str::to_owned).collect();
+/// Ids of the running containers of these namespaces' pods.
+pub fn containers(namespaces: &[&str]) -> Vec<String> {
+    let mut ids = Vec::new();
+    for namespace in namespaces {
+        let labels = [
+            format!("fairlead.io/cluster={}", CLUSTER.name),
+            format!("io.kubernetes.pod.namespace={namespace}"),
+        ];
+        let mut docker = Command::new("docker");
+        docker.args(["ps", "-q", "--no-trunc"]);
+        for label in labels {
+            docker.args(["--filter", &format!("label={label}")]);
+        }
+        let out = docker.output().expect("docker starts");
+        assert!(out.status.success(), "docker ps: {}", text(&out.stderr));
+        ids.extend(text(&out.stdout).lines().map(str::to_owned));
+    }
     ids.sort();
     ids
 }

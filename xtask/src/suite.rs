@@ -119,6 +119,7 @@ fn on_cluster(steps: &Steps, workspace: &Path, args: &Args, store: Backend) -> a
         cluster::print_log_tails(CLUSTER);
     }
     cluster::down::run_keeping_docker(steps, workspace, CLUSTER)?;
+    let _ = fs::remove_file(cluster::up::lock_file(CLUSTER));
     tested?;
     let left: Vec<String> = traces()?.difference(&before).cloned().collect();
     if !left.is_empty() {

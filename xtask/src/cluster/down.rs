@@ -14,7 +14,12 @@ use crate::steps::Steps;
 /// Removes the cluster of this name, and the Docker Engine with it if `up` started that and nobody else uses it.
 pub fn run(steps: &Steps, workspace: &Path, name: &str) -> anyhow::Result<()> {
     host::require_root("down")?;
-    run_keeping_docker(steps, workspace, name)?;
+    let lock = super::up::lock(name)?;
+    let removed = run_keeping_docker(steps, workspace, name);
+    remove_file(&super::up::lock_file(name))?;
+    drop(lock);
+    let _ = fs::remove_dir("/run/fairlead");
+    removed?;
     host::release_docker(steps)
 }
 

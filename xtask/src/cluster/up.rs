@@ -135,13 +135,18 @@ fn logs(cluster: &Cluster, process: &str) -> String {
 }
 
 /// Keeps two `up` or `down` of one cluster apart; released when the process ends.
-fn lock(name: &str) -> anyhow::Result<fs::File> {
+pub fn lock(name: &str) -> anyhow::Result<fs::File> {
     fs::create_dir_all("/run/fairlead")?;
-    let file = fs::File::create(format!("/run/fairlead/{name}.lock"))?;
+    let file = fs::File::create(lock_file(name))?;
     if file.try_lock().is_err() {
-        bail!("another `cargo xtask up` of cluster `{name}` is at work");
+        bail!("another `cargo xtask up` or `down` of cluster `{name}` is at work");
     }
     Ok(file)
+}
+
+/// The file of that lock.
+pub fn lock_file(name: &str) -> PathBuf {
+    Path::new("/run/fairlead").join(format!("{name}.lock"))
 }
 
 /// Folders, the BPF file system and the keys of each node.
@@ -300,7 +305,8 @@ fn loopback_port(cluster: &Cluster) -> anyhow::Result<u16> {
 fn write_kubeconfig(cluster: &Cluster) -> anyhow::Result<()> {
     let made = cluster.server_data().join("admin.kubeconfig");
     let text = fs::read(&made).with_context(|| format!("reading {}", made.display()))?;
-    let mut config: Value = serde_json::from_slice(&text).with_context(|| format!("reading {}", made.display()))?;
+    let mut config: Value =
+        serde_json::from_slice(&text).with_context(|| format!("reading {}", made.display()))?;
     let port = fs::read_to_string(cluster.state().join("port"))?;
     config["clusters"][0]["cluster"]["server"] = Value::from(format!("https://127.0.0.1:{}", port.trim()));
     let file = cluster.kubeconfig();
@@ -362,7 +368,7 @@ pub fn nodes_ready(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What each part takes of the machine's memory now.
+/// What each part takes of the machine's memory now; kept beside the logs, too.
 fn print_memory(cluster: &Cluster) -> anyhow::Result<()> {
     println!("{:<28} {:>8}", "resident memory (idle)", "MiB");
     let mut total: Vec<(String, f64)> = Vec::new();
@@ -395,6 +401,9 @@ fn print_memory(cluster: &Cluster) -> anyhow::Result<()> {
         total.push((format!("dataplane {node}"), resident(pid.trim())));
     }
     total.sort_by(|a, b| a.0.cmp(&b.0));
+    let measured: serde_json::Map<String, Value> =
+        total.iter().map(|(name, mib)| (name.clone(), Value::from(*mib))).collect();
+    fs::write(cluster.state().join("memory.json"), serde_json::to_vec_pretty(&measured)?)?;
     for (name, mib) in total {
         println!("{name:<28} {mib:>8.1}");
     }
