@@ -96,7 +96,8 @@ fn killed_dataplane_breaks_no_connection_and_opens_no_policy() {
         if ok(&seen) == 4 { Ok(()) } else { Err(seen.to_string()) }
     });
     eventually("the stranger to be kept out", 20, || {
-        let seen = load(ns, "stranger", &[&format!("{address}:80"), "-n", "16", "-c", "8", "--timeout", "100"]);
+        let seen =
+            load(ns, "stranger", &[&format!("{address}:80"), "-n", "16", "-c", "8", "--timeout", "100"]);
         if ok(&seen) == 0 { Ok(()) } else { Err(seen.to_string()) }
     });
     let stream = |seconds: &str| {
