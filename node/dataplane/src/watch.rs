@@ -1,7 +1,7 @@
 //! Informers: the API's objects -> [`Change`]s. Objects are decoded straight into the few fields that matter, so that
 //! no bulk (managedFields, container specs, annotations) is ever held.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use k8s_openapi::{
@@ -12,6 +12,7 @@ use kube::{
     runtime::{
         WatchStreamExt,
         events::{Event as ObjectEvent, EventType, Recorder, Reporter},
+        utils::Backoff,
         watcher::{self, Event, watcher},
     },
 };
@@ -489,11 +490,37 @@ pub async fn watch_all(
     }
 }
 
+/// Pauses after errors of a watch. They are short, because changes of policies are not seen meanwhile; and only an
+/// event resets them, so that long ones would pile up for kinds that seldom change.
+struct Pauses(Duration);
+
+impl Pauses {
+    const SHORTEST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(1);
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Self::LONGEST);
+        // Nodes that lost the same API server do not all come back in the same moment.
+        Some(pause.mul_f64(rand::random_range(0.75..1.25)))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = Self::SHORTEST;
+    }
+}
+
 async fn watch<K: Watched>(client: &Client, commands: &mpsc::Sender<Command>, seen: impl Fn(&K)) {
     // Services of type headless proxies are told apart by their address, so nothing is filtered by selector.
     let api: Api<K> = Api::all(client.clone());
     let config = watcher::Config::default().page_size(250);
-    let mut events = Box::pin(watcher(api, config).default_backoff());
+    let mut events = Box::pin(watcher(api, config).backoff(Pauses(Pauses::SHORTEST)));
     while let Some(event) = events.next().await {
         let change = match event {
             Ok(Event::Init) => Change::Listing(K::KIND),

@@ -280,9 +280,14 @@ impl Rules {
     /// A pod is new or different.
     pub fn set_pod(&mut self, pod: Pod) {
         let key = pod.key.clone();
+        let before = self.pods.get(&key).map(|known| known.addresses.clone()).unwrap_or_default();
         self.forget_addresses(&key);
         if !pod.host_network && !pod.finished {
             for address in &pod.addresses {
+                // An address that was given on is its new pod's: a late word of the old one does not take it back.
+                if before.contains(address) && self.by_address.contains_key(address) {
+                    continue;
+                }
                 self.by_address.insert(*address, key.clone());
                 self.dirty_addresses.insert(*address);
             }

@@ -417,3 +417,16 @@ fn a_pod_that_was_never_seen_is_closed() {
     let plan = rules.settle();
     assert_eq!(plan.verdicts, [(key, Verdict { ingress: 0, egress: 0, closed: true })]);
 }
+
+#[test]
+fn a_late_word_of_a_gone_pod_does_not_take_its_address_back() {
+    let mut rules = Rules::default();
+    let (old, new) = (pod("shop", "old", "10.0.0.9", &[], 80), pod("shop", "new", "10.0.0.9", &[], 80));
+    let address = old.addresses[0];
+    rules.set_pod(old.clone());
+    rules.set_pod(new.clone());
+    rules.set_pod(old.clone());
+    assert_eq!(rules.by_address.get(&address), Some(&new.key));
+    rules.remove_pod(&old.key);
+    assert_eq!(rules.by_address.get(&address), Some(&new.key));
+}
