@@ -431,7 +431,9 @@ fn period(own: fn(&Value) -> i64, options: &Options, object: &Value) -> i64 {
 fn deleting(object: &mut Value, period: i64) {
     let meta = &mut object["metadata"];
     if meta["deletionTimestamp"].is_null() {
-        let at = jiff::Timestamp::now() + std::time::Duration::from_secs(u64::try_from(period).unwrap_or(0));
+        // A client may ask for more seconds than time has.
+        let period = std::time::Duration::from_secs(u64::try_from(period).unwrap_or(0));
+        let at = jiff::Timestamp::now().checked_add(period).unwrap_or(jiff::Timestamp::MAX);
         meta["deletionTimestamp"] = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
         if let Some(generation) = meta["generation"].as_i64().filter(|generation| *generation > 0) {
             meta["generation"] = (generation + 1).into();

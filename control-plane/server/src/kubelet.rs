@@ -313,10 +313,24 @@ fn may_create(api: &Api, call: &Call) -> Result<(), Status> {
     })
 }
 
+/// Prefix of the WebSocket protocol in which a client that cannot set headers sends its token.
+const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
 /// The headers of an upgrade: everything that the protocols behind it negotiate with.
 fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     let own: [HeaderName; 4] = [header::CONNECTION, header::UPGRADE, header::ORIGIN, header::USER_AGENT];
     for (name, value) in from {
+        if name == header::SEC_WEBSOCKET_PROTOCOL {
+            // The caller's token may stand among the protocols; it is for this server only.
+            let offered = value.to_str().unwrap_or_default().split(',').map(str::trim);
+            let kept: Vec<&str> = offered.filter(|p| !p.starts_with(BEARER_PROTOCOL)).collect();
+            if let Ok(value) = HeaderValue::from_str(&kept.join(", "))
+                && !kept.is_empty()
+            {
+                to.append(name.clone(), value);
+            }
+            continue;
+        }
         let negotiates = name.as_str().starts_with("sec-websocket-") || name.as_str().starts_with("x-");
         if negotiates || own.contains(name) {
             to.append(name.clone(), value.clone());

@@ -47,6 +47,11 @@ struct IssueNode {
 }
 
 fn main() -> anyhow::Result<()> {
+    // SAFETY: no other thread exists yet; `mallopt` only sets a number inside the allocator. Two arenas are enough,
+    // and glibc's default of eight per core keeps memory that it never gives back.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));

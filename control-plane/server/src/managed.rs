@@ -116,7 +116,8 @@ async fn create(writing: &mut Writing<'_>, schema: &'static Schema, config: &Val
     writing.answer(written)
 }
 
-fn may_create(api: &Api, writing: &Writing<'_>) -> Result<(), Status> {
+/// Whether the caller may create what its update or apply would create.
+pub fn may_create(api: &Api, writing: &Writing<'_>) -> Result<(), Status> {
     let call = writing.call;
     let attributes = Attributes {
         group: &call.resource.group,

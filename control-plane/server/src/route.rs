@@ -34,8 +34,13 @@ pub struct Peer(pub Option<Arc<User>>);
 pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let params = Params::parse(request.uri().query());
     let info = Info::parse(request.method(), request.uri().path(), &params);
-    let known =
-        info.resource.as_ref().is_none_or(|r| registry::find(&r.group, &r.version, &r.plural).is_some());
+    // Only what is served names a series: a label taken from the path of just any request would grow without end.
+    let known = info.resource.as_ref().is_none_or(|r| {
+        let served = |kind: &fairlead_api::kind::Kind| {
+            r.subresource.is_empty() || kind.subresources.iter().any(|s| s.name == r.subresource)
+        };
+        registry::find(&r.group, &r.version, &r.plural).is_some_and(served)
+    });
     let running = api.metrics.begin(&info, known);
     let form = plain_form(request.headers());
     let answer = serve(&api, info, params, request).await;

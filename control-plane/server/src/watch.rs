@@ -28,6 +28,8 @@ use crate::{
     select::{Selector, converted, transition},
 };
 
+/// No watch is asked to last longer than this, in seconds: a year.
+const LONGEST_WATCH: u64 = 365 * 86_400;
 /// Bytes gathered into one frame.
 const FRAME: usize = 32 << 10;
 /// Changes read from the ring at once.
@@ -50,7 +52,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call) -> Answer {
     let selector = Selector::parse(call.kind, &call.params)?.named(&call.resource.name);
     let cache = api.cache(call.kind)?.clone();
     let seconds = options.timeout.unwrap_or_else(|| MIN_TIMEOUT + rand::random::<u64>() % MIN_TIMEOUT);
-    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let deadline = Instant::now() + Duration::from_secs(seconds.min(LONGEST_WATCH));
     let mut watcher = Watcher {
         shaper: Shaper { kind: call.kind, stored: cache.kind, form: call.form, include, first: true },
         prefix: call.prefix(),

@@ -540,6 +540,7 @@ pub async fn update(api: &Arc<Api>, call: &Call, part: Part, media: &str, body: 
     writing.warnings.extend(warnings);
     let name = call.resource.name.clone();
     if part == Part::Main && kind.create_on_update && writing.current(&call.key()).await?.is_none() {
+        crate::managed::may_create(api, &writing)?;
         match writing.create(object.clone()).await {
             Err(refused) if refused.reason() == "AlreadyExists" => {}
             done => return writing.answer(done?),

@@ -29,6 +29,12 @@ pub fn run_keeping_docker(steps: &Steps, workspace: &Path, name: &str) -> anyhow
     // After a reboot the record is gone, but folders and stopped containers are still there.
     let left = record.is_none() && workspace.join(".fairlead").join(name).exists();
     let cluster = match record {
+        Some(cluster) if cluster.workspace != workspace && super::up::supervisor(&cluster).is_some() => {
+            bail!(
+                "cluster `{name}` belongs to {}: run `cargo xtask down` there",
+                cluster.workspace.display()
+            );
+        }
         Some(cluster) => cluster,
         None if left => Cluster {
             name: name.into(),

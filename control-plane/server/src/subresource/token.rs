@@ -10,6 +10,7 @@ use crate::{
     api::{Api, Call, behind},
     ingest::{self, Verb, WriteOptions},
     reply::Answer,
+    secure::restriction::Admission,
 };
 
 const TOKEN_REQUEST: Expected<'static> = Expected {
@@ -26,6 +27,18 @@ pub async fn request(api: &Arc<Api>, call: &Call, headers: &HeaderMap, body: &By
     // A token is bound to objects that may have been made a moment ago.
     api.caches.fresh().await.map_err(behind)?;
     let (namespace, name) = (&call.resource.namespace, &call.resource.name);
+    let admission = Admission {
+        user: &call.user,
+        operation: "create",
+        group: &call.resource.group,
+        resource: &call.resource.plural,
+        subresource: &call.resource.subresource,
+        namespace,
+        name,
+        new: Some(&asked),
+        old: None,
+    };
+    admission.check(&*api.caches)?;
     let answer = api.tokens.request(&*api.caches, namespace, name, &asked)?;
     Ok(super::reviewed(call, &answer))
 }
