@@ -183,7 +183,11 @@ pub fn ensure_docker(steps: &Steps) -> anyhow::Result<()> {
         fs::create_dir_all("/run/fairlead")?;
         let log =
             fs::File::create("/run/fairlead/dockerd.log").context("creating /run/fairlead/dockerd.log")?;
-        let before: Vec<String> = docker_cgroups().into_iter().map(|p| p.display().to_string()).collect();
+        // An engine of ours that was killed left the record of what was there before it.
+        let before = match fs::read_to_string(DOCKER_RECORD) {
+            Ok(record) => record.lines().skip(1).map(str::to_owned).collect(),
+            Err(_) => docker_cgroups().into_iter().map(|p| p.display().to_string()).collect::<Vec<_>>(),
+        };
         // A pid file of an engine that was killed would keep the new one from starting.
         remove_stale_pid();
         // Pods get their network from CNI, so the engine needs no bridge, and the machine's firewall stays as it is.
@@ -204,7 +208,8 @@ pub fn ensure_docker(steps: &Steps) -> anyhow::Result<()> {
     })
 }
 
-fn docker_answers() -> anyhow::Result<()> {
+/// Whether a Docker Engine answers.
+pub fn docker_answers() -> anyhow::Result<()> {
     sh(&["docker", "version", "--format", "{{.Server.Version}}"]).map(|_| ())
 }
 
