@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 use super::{Cluster, RECORDS, containers, network, processes};
 use crate::host;
-use crate::process::{command, output, sh, wait};
+use crate::process::{command, exists, output, sh, wait};
 use crate::steps::Steps;
 
 /// Removes the cluster of this name, and the Docker Engine with it if `up` started that and nobody else uses it.
@@ -48,8 +48,13 @@ pub fn run_keeping_docker(steps: &Steps, workspace: &Path, name: &str) -> anyhow
         }
     };
     steps.run("stopping processes", || stop_processes(&cluster))?;
-    if !containers_known(&cluster)?.is_empty() {
-        steps.run("removing containers", || remove_containers(&cluster))?;
+    // Containers outlive an engine that was killed, and only an engine can remove them. A machine without the program
+    // has none of ours.
+    if exists("docker") {
+        host::ensure_docker(steps)?;
+        if !containers(&cluster.name)?.is_empty() {
+            steps.run("removing containers", || remove_containers(&cluster))?;
+        }
     }
     steps.run("removing mounts, namespaces and folders", || {
         unmount(&cluster.state())?;
@@ -91,17 +96,6 @@ pub fn stop_processes(cluster: &Cluster) -> anyhow::Result<()> {
         let left = processes(&state);
         if left.is_empty() { Ok(()) } else { bail!("processes {left:?} still run") }
     })
-}
-
-fn containers_known(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
-    match containers(&cluster.name) {
-        Ok(list) => Ok(list),
-        // Without an engine nothing of it runs; what it has on disk is removed when one answers again.
-        Err(_) if !crate::process::exists("docker") => Ok(Vec::new()),
-        Err(error) => {
-            Err(error.context("asking Docker Engine for the cluster's containers (is it running?)"))
-        }
-    }
 }
 
 fn remove_containers(cluster: &Cluster) -> anyhow::Result<()> {

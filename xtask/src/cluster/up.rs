@@ -94,7 +94,7 @@ fn is_settled(steps: &Steps, existing: &Cluster, wanted: &Cluster) -> anyhow::Re
             existing.store
         );
     }
-    if alive && existing.store == wanted.store && nodes_ready(existing).is_ok() {
+    if alive && host::docker_answers().is_ok() && nodes_ready(existing).is_ok() {
         steps.say(&format!(
             "cluster `{}` already runs with {} nodes: nothing to do; KUBECONFIG={}",
             existing.name,
