@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{LazyLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -42,17 +42,29 @@ impl Cluster {
     }
 }
 
+/// How a test stands to the others while it runs; held until its end.
+#[expect(dead_code, reason = "the guards are held, not read")]
+enum Peace {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
 /// A namespace of one test, deleted at its end.
 pub struct Place {
     pub namespace: String,
-    _peace: RwLockReadGuard<'static, ()>,
+    _peace: Peace,
 }
 
 impl Place {
+    /// For a test that others may run beside.
     pub fn new(name: &str) -> Place {
-        let peace = PEACE.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let namespace = make_namespace(name);
-        Place { namespace, _peace: peace }
+        let peace = Peace::Shared(PEACE.read().unwrap_or_else(PoisonError::into_inner));
+        Place { namespace: make_namespace(name), _peace: peace }
+    }
+    /// For a test that nothing else may run beside.
+    pub fn alone(name: &str) -> Place {
+        let peace = Peace::Alone(PEACE.write().unwrap_or_else(PoisonError::into_inner));
+        Place { namespace: make_namespace(name), _peace: peace }
     }
     pub fn kubectl(&self, words: &[&str]) -> String {
         let mut all = vec!["-n", &self.namespace];
@@ -65,33 +77,6 @@ impl Place {
 }
 
 impl Drop for Place {
-    fn drop(&mut self) {
-        run(&["delete", "namespace", &self.namespace, "--wait=false"]);
-    }
-}
-
-/// The same for a test that nothing else may run beside.
-pub struct Alone {
-    pub namespace: String,
-    _peace: RwLockWriteGuard<'static, ()>,
-}
-
-impl Alone {
-    pub fn new(name: &str) -> Alone {
-        let peace = PEACE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Alone { namespace: make_namespace(name), _peace: peace }
-    }
-    pub fn kubectl(&self, words: &[&str]) -> String {
-        let mut all = vec!["-n", &self.namespace];
-        all.extend_from_slice(words);
-        kubectl(&all)
-    }
-    pub fn apply(&self, yaml: &str) {
-        apply(&self.namespace, yaml);
-    }
-}
-
-impl Drop for Alone {
     fn drop(&mut self) {
         run(&["delete", "namespace", &self.namespace, "--wait=false"]);
     }

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use crate::harness::{
-    Alone, client, command, containers, dataplane, eventually, json, kill, load, ok, processes, ready,
+    Place, client, command, containers, dataplane, eventually, json, kill, load, ok, processes, ready,
     rolled_out, run, service_address, text, web,
 };
 
@@ -18,7 +18,7 @@ fn restarted(words: &[&str], old: i32) {
 
 #[test]
 fn killed_api_server_keeps_every_acknowledged_write() {
-    let place = Alone::new("killserver");
+    let place = Place::alone("killserver");
     place.apply(&web("web", 2));
     rolled_out(&place.namespace, "deployment/web");
     let before = containers(&["kube-system", &place.namespace]);
@@ -49,7 +49,7 @@ fn killed_api_server_keeps_every_acknowledged_write() {
 
 #[test]
 fn killed_kubelet_adopts_what_runs() {
-    let place = Alone::new("killkubelet");
+    let place = Place::alone("killkubelet");
     place.apply(&web("web", 4));
     rolled_out(&place.namespace, "deployment/web");
     let before = containers(&["kube-system", &place.namespace]);
@@ -78,7 +78,7 @@ fn killed_kubelet_adopts_what_runs() {
 
 #[test]
 fn killed_dataplane_breaks_no_connection_and_opens_no_policy() {
-    let place = Alone::new("killdata");
+    let place = Place::alone("killdata");
     let ns = place.namespace.as_str();
     place.apply(&web("web", 2));
     for (name, node) in [("friend", "node1"), ("stranger", "node2")] {
