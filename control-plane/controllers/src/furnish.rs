@@ -1,4 +1,4 @@
-//! Objects that every namespace has: the service account `default` and the CA bundle `kube-root-ca.crt`.
+//! Objects that every namespace has: the service account `default` and the CA bundles that token volumes mount.
 //!
 //! Both controllers are one pattern: watch the namespaces and the objects of that one name, put back what is missing.
 
@@ -21,24 +21,28 @@ use crate::{Context, namespace, replica};
 
 /// The service account that pods run as when they name none.
 const DEFAULT_ACCOUNT: &str = "default";
-/// The ConfigMap that the projected token volume mounts.
-const ROOT_CA: &str = "kube-root-ca.crt";
+/// The ConfigMaps that the projected token volume mounts, and the key that holds the cluster's CA in each.
+const BUNDLES: [(&str, &str); 2] =
+    [("kube-root-ca.crt", "ca.crt"), ("openshift-service-ca.crt", "service-ca.crt")];
 
 /// Starts the controller of the default service account.
 pub fn service_account(context: &Context) -> BoxFuture<'static, ()> {
     start(context, "serviceaccount", DEFAULT_ACCOUNT, |_: &Context| ServiceAccount::default(), |_, _| None)
 }
 
-/// Starts the publisher of the CA bundle.
+/// Starts the publisher of the CA bundles.
 pub fn root_ca(context: &Context) -> BoxFuture<'static, ()> {
-    let bundle =
-        |context: &Context| BTreeMap::from([("ca.crt".to_owned(), context.options.root_ca_pem.clone())]);
-    let make = move |context: &Context| ConfigMap { data: Some(bundle(context)), ..Default::default() };
-    let mend = move |context: &Context, known: &ConfigMap| {
-        let data = bundle(context);
-        (known.data.as_ref() != Some(&data)).then(|| json!({"data": data}))
+    let publish = |(name, key): (&'static str, &'static str)| {
+        let bundle =
+            move |context: &Context| BTreeMap::from([(key.to_owned(), context.options.root_ca_pem.clone())]);
+        let make = move |context: &Context| ConfigMap { data: Some(bundle(context)), ..Default::default() };
+        let mend = move |context: &Context, known: &ConfigMap| {
+            let data = bundle(context);
+            (known.data.as_ref() != Some(&data)).then(|| json!({"data": data}))
+        };
+        start(context, "root-ca", name, make, mend)
     };
-    start(context, "root-ca", ROOT_CA, make, mend)
+    futures::future::join_all(BUNDLES.map(publish)).map(|_| ()).boxed()
 }
 
 /// `make` gives the missing object, `mend` the patch for one that differs.

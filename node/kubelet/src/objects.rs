@@ -60,7 +60,7 @@ const FRESH: Duration = Duration::from_secs(2);
 const KEPT: Duration = Duration::from_secs(30);
 
 type Key = (Kind, String, String);
-type Kept = HashMap<Key, (Instant, Option<Content>)>;
+type Kept = HashMap<Key, (Instant, Content)>;
 
 /// A small cache over the API.
 #[derive(Clone)]
@@ -85,12 +85,15 @@ impl Objects {
         if let Some((when, content)) = self.kept.lock().get(&key)
             && when.elapsed() < FRESH
         {
-            return Ok(content.clone());
+            return Ok(Some(content.clone()));
         }
         let content = self.fetch(kind, namespace, name).await?;
         let mut kept = self.kept.lock();
         kept.retain(|_, (when, _)| when.elapsed() < KEPT);
-        kept.insert(key, (Instant::now(), content.clone()));
+        // What is missing may be there a moment later: only what was found is remembered.
+        if let Some(content) = &content {
+            kept.insert(key, (Instant::now(), content.clone()));
+        }
         Ok(content)
     }
 

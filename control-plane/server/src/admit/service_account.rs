@@ -148,6 +148,8 @@ fn token_volume(name: &str) -> Value {
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
         {"downwardAPI": {"items": [{"path": "namespace",
             "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+        {"configMap": {"name": "openshift-service-ca.crt",
+            "items": [{"key": "service-ca.crt", "path": "service-ca.crt"}]}},
     ]}})
 }
 

@@ -214,11 +214,12 @@ impl Volumes {
     ) -> Result<atomic::Payload, Reason> {
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let sources = objects_of(volume);
-        let mut fetched = Fetched::new();
-        for source in &sources {
+        let fetch = async |source: &ObjectSource| {
             let content = self.objects.get(source.kind, &namespace, &source.name).await?;
-            fetched.insert((source.kind, source.name.clone()), content);
-        }
+            Ok::<_, Reason>(((source.kind, source.name.clone()), content))
+        };
+        let fetched: Fetched =
+            futures::future::try_join_all(sources.iter().map(fetch)).await?.into_iter().collect();
         if let Some(source) = &volume.downward_api {
             let items = source.items.as_deref().unwrap_or_default();
             return Ok(payload::downward(pod, items, source.default_mode, around)?);
