@@ -47,13 +47,13 @@ fn key(out: &mut Vec<u8>, tag: u32, wire: u64) {
     varint(out, u64::from(tag) << 3 | wire);
 }
 
-fn bytes_field(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
+pub(crate) fn bytes_field(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
     key(out, tag, 2);
     varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-fn varint_field(out: &mut Vec<u8>, tag: u32, n: i64) {
+pub(crate) fn varint_field(out: &mut Vec<u8>, tag: u32, n: i64) {
     key(out, tag, 0);
     varint(out, n.cast_unsigned());
 }

@@ -65,6 +65,8 @@ impl Prose {
     }
 }
 
+/// The v2 document as protobuf.
+pub mod binary;
 mod document;
 mod paths;
 mod types;

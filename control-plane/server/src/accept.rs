@@ -147,6 +147,22 @@ pub fn aggregated(headers: &HeaderMap) -> Option<Aggregated> {
     None
 }
 
+/// Which of these media types, each given with its spelling in answers, the client prefers; `None` is 406.
+pub fn first(headers: &HeaderMap, offers: &[(&str, &'static str)]) -> Option<&'static str> {
+    let header = header(headers);
+    if header.is_empty() {
+        return offers.first().map(|(_, answer)| *answer);
+    }
+    let fits = |clause: &Clause<'_>, offer: &str| match clause.media.split_once('/') {
+        Some(("*", "*")) => true,
+        Some((kind, "*")) => offer.split_once('/').is_some_and(|(own, _)| own == kind),
+        _ => clause.media == offer,
+    };
+    clauses(&header)
+        .iter()
+        .find_map(|clause| offers.iter().find(|(offer, _)| fits(clause, offer)).map(|(_, answer)| *answer))
+}
+
 /// Whether the client takes gzip.
 pub fn gzip(headers: &HeaderMap) -> bool {
     headers.get(http::header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).is_some_and(|value| {

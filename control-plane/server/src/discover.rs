@@ -159,18 +159,33 @@ fn tagged(request: &Parts, mut response: Response<Body>, etag: &str) -> Response
     response
 }
 
+/// What the v2 document is served as, by the names that clients ask for.
+const V2_FORMS: [(&str, &str); 3] = [
+    ("application/json", "application/json"),
+    ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", V2_BINARY),
+    ("application/com.github.proto-openapi.spec.v2.v1.0+protobuf", V2_BINARY),
+];
+const V2_BINARY: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 fn openapi_v2(request: &Parts) -> Answer {
-    let accepts = accept::header(&request.headers);
-    let json = accepts.is_empty()
-        || accepts.contains("application/json")
-        || accepts.contains("*/*")
-        || accepts.contains("openapi.v2@v1.0+json");
-    if !json && !accepts.contains("com.github.proto-openapi") {
-        return Err(unacceptable());
-    }
-    let bytes = serde_json::to_vec(&openapi::v2()).unwrap_or_default();
-    let etag = etag(&bytes);
-    Ok(tagged(request, respond(200, Media::Json.content_type(), bytes), &etag))
+    let Some(form) = accept::first(&request.headers, &V2_FORMS) else {
+        return Ok(bare(406));
+    };
+    let document = openapi::v2();
+    let json = serde_json::to_vec(&document).unwrap_or_default();
+    // One validator serves both forms, which Vary tells apart.
+    let etag = etag(&json);
+    let bytes = if form == V2_BINARY { openapi::binary::v2(&document) } else { json };
+    drop(document);
+    Ok(tagged(request, respond(200, form, bytes), &etag))
+}
+
+/// An answer without a body.
+fn bare(code: u16) -> Response<Body> {
+    let mut response = respond(code, "application/json", bytes::Bytes::new());
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
 }
 
 fn openapi_v3(request: &Parts, path: &str, params: &Params) -> Answer {
