@@ -3,19 +3,28 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
-    decode,
-    kind::{Act, Kind},
+    decode::{self, FieldValidation},
+    kind::Kind,
+    registry,
     schema::{self, Schema},
-    status::{self, Status, quoted},
+    status::{self, Status},
 };
 
+mod check;
+mod managers;
+mod reset;
+mod scale;
 mod set;
 mod typed;
 
+use managers::{Entry, Id, Managers, put, take};
+pub use reset::Filter;
+pub use scale::Replicas;
 pub use set::Set;
+use typed::Difference;
 
 /// Who writes, as what.
 #[derive(Clone, Copy, Debug)]
@@ -30,147 +39,19 @@ pub struct Actor<'a> {
     pub now: &'a str,
 }
 
-/// `Update` managers that an object keeps apart; older ones are counted together.
-const MAX_UPDATERS: usize = 10;
-const ANCIENT: &str = "ancient-changes";
+/// Who owns what an object had before anybody was asked.
+const BEFORE: &str = "before-first-apply";
+/// The manager whose applies go on from `kubectl apply` without `--server-side`.
+const KUBECTL: &str = "kubectl";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// What tells one entry from another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Id {
-    manager: String,
-    apply: bool,
-    /// Empty for appliers: they are the same one in every version.
-    api_version: String,
-    subresource: String,
-}
-
-impl Id {
-    fn of(actor: &Actor<'_>, apply: bool) -> Self {
-        Id {
-            manager: actor.manager.into(),
-            apply,
-            api_version: if apply { String::new() } else { actor.api_version.into() },
-            subresource: actor.subresource.into(),
-        }
-    }
-
-    /// As conflicts name it.
-    fn shown(&self) -> String {
-        let mut text = quoted(&self.manager);
-        if !self.subresource.is_empty() {
-            text.push_str(&format!(" with subresource {}", quoted(&self.subresource)));
-        }
-        if !self.apply {
-            text.push_str(&format!(" using {}", self.api_version));
-        }
-        text
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Entry {
-    fields: Set,
-    api_version: String,
-    /// Absent for an apply that changed nothing.
-    time: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Managers(BTreeMap<Id, Entry>);
-
-impl Managers {
-    /// Reads `metadata.managedFields`. `None` when an entry is malformed.
-    fn read(list: &Value) -> Option<Self> {
-        let mut managers = BTreeMap::new();
-        for entry in list.as_array().into_iter().flatten() {
-            let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
-            let apply = match entry["operation"].as_str() {
-                Some("Apply") => true,
-                Some("Update") => false,
-                _ => return None,
-            };
-            let fields = match &entry["fieldsV1"] {
-                Value::Null => Set::default(),
-                fields => Set::from_json(fields)?,
-            };
-            let api_version = text("apiVersion");
-            let id = Id {
-                manager: text("manager"),
-                apply,
-                api_version: if apply { String::new() } else { api_version.clone() },
-                subresource: text("subresource"),
-            };
-            let time = entry["time"].as_str().map(Into::into);
-            managers.insert(id, Entry { fields, api_version, time });
-        }
-        Some(Managers(managers))
-    }
-
-    /// `metadata.managedFields`, oldest first, appliers before updaters.
-    fn write(&self) -> Value {
-        let mut entries: Vec<(&Id, &Entry)> = self.0.iter().collect();
-        entries.sort_by(|(a, x), (b, y)| {
-            (!a.apply, &x.time, &a.manager, &x.api_version, &a.subresource).cmp(&(
-                !b.apply,
-                &y.time,
-                &b.manager,
-                &y.api_version,
-                &b.subresource,
-            ))
-        });
-        let write = |(id, entry): (&Id, &Entry)| {
-            let mut map = Map::new();
-            map.insert("manager".into(), id.manager.clone().into());
-            map.insert("operation".into(), if id.apply { "Apply" } else { "Update" }.into());
-            map.insert("apiVersion".into(), entry.api_version.clone().into());
-            map.insert("fieldsType".into(), "FieldsV1".into());
-            map.insert("fieldsV1".into(), entry.fields.to_json());
-            if let Some(time) = &entry.time {
-                map.insert("time".into(), time.clone().into());
-            }
-            if !id.subresource.is_empty() {
-                map.insert("subresource".into(), id.subresource.clone().into());
-            }
-            Value::Object(map)
-        };
-        Value::Array(entries.into_iter().map(write).collect())
-    }
-
-    fn drop_empty(&mut self) {
-        self.0.retain(|_, entry| !entry.fields.is_empty());
-    }
-
-    /// Counts the oldest updaters of one version together until there are few enough.
-    fn cap(&mut self) {
-        let mut updaters: Vec<(Option<String>, Id)> = self
-            .0
-            .iter()
-            .filter(|(id, _)| !id.apply && id.subresource.is_empty())
-            .map(|(id, entry)| (entry.time.clone(), id.clone()))
-            .collect();
-        let mut excess = updaters.len().saturating_sub(MAX_UPDATERS);
-        updaters.sort();
-        let mut first: BTreeMap<String, Id> = BTreeMap::new();
-        for (time, id) in updaters {
-            if excess == 0 {
-                return;
-            }
-            let bucket = Id { manager: ANCIENT.into(), ..id.clone() };
-            let Some(oldest) = first.get(&id.api_version).cloned() else {
-                first.insert(id.api_version.clone(), id);
-                continue;
-            };
-            let fields =
-                |managers: &mut Self, id: &Id| managers.0.remove(id).map(|e| e.fields).unwrap_or_default();
-            let mut together = fields(self, &bucket).union(&fields(self, &id));
-            if oldest != bucket {
-                together = together.union(&fields(self, &oldest));
-                first.insert(id.api_version.clone(), bucket.clone());
-            }
-            self.0.insert(bucket, Entry { fields: together, api_version: id.api_version, time });
-            excess -= 1;
-        }
-    }
+/// What `managedFields` are about: a kind, or one of its subresources.
+#[derive(Clone)]
+pub struct Fields {
+    schema: &'static Schema,
+    filter: Filter,
+    /// The kind whose other versions fields may be named in; `None` where there is one version.
+    kind: Option<&'static Kind>,
 }
 
 /// Paths that are never owned: the system sets them.
@@ -195,42 +76,6 @@ fn system_fields() -> Set {
     set
 }
 
-/// What a write of this part of the kind resets, and so does not own: `status` through the main resource, all but
-/// status through `/status`.
-pub fn reset_fields(kind: &Kind, subresource: &str) -> Set {
-    let mut set = Set::default();
-    match subresource {
-        "" if kind.subresources.iter().any(|s| s.act == Act::Status) => set.insert(&[set::field("status")]),
-        "status" => {
-            set.insert(&[set::field("spec")]);
-            if kind.kind == "Deployment" {
-                set.insert(&[set::field("metadata"), set::field("labels")]);
-            }
-        }
-        _ => {}
-    }
-    set
-}
-
-fn take_managed(object: &mut Value) -> Value {
-    object
-        .get_mut("metadata")
-        .and_then(Value::as_object_mut)
-        .and_then(|meta| meta.remove("managedFields"))
-        .unwrap_or_default()
-}
-
-fn put_managed(object: &mut Value, managers: &Managers) {
-    if managers.0.is_empty() {
-        take_managed(object);
-        return;
-    }
-    if !object["metadata"].is_object() {
-        object["metadata"] = json!({});
-    }
-    object["metadata"]["managedFields"] = managers.write();
-}
-
 /// The object that a create starts from: what Go writes for a value that nobody set.
 fn blank(schema: &Schema, new: &Value) -> Value {
     let mut blank = json!({"apiVersion": new["apiVersion"], "kind": new["kind"]});
@@ -238,54 +83,20 @@ fn blank(schema: &Schema, new: &Value) -> Value {
     blank
 }
 
-/// Follows a create (`live` is `None`) or an update: gives `new`, which is complete and defaulted, its managed fields.
-/// `new` carries in their place what the client sent, if anything. What is malformed there is ignored, one empty entry
-/// resets them.
-pub fn track_update(schema: &Schema, kind: &Kind, live: Option<&Value>, new: &mut Value, actor: &Actor<'_>) {
-    let sent = take_managed(new);
-    let before = live.map(|l| l["metadata"]["managedFields"].clone()).unwrap_or_default();
-    let old = match live {
-        Some(live) => {
-            let mut old = live.clone();
-            take_managed(&mut old);
-            old
-        }
-        None => blank(schema, new),
-    };
-    let reset = sent.as_array().is_some_and(|list| match list.as_slice() {
-        [one] => one.as_object().is_some_and(Map::is_empty),
+/// Whether a client asks for the managed fields to be forgotten.
+fn is_reset(sent: &Value) -> bool {
+    sent.as_array().is_some_and(|list| match list.as_slice() {
+        [] => true,
+        [one] => one.as_object().is_some_and(serde_json::Map::is_empty),
         _ => false,
-    });
-    let mut managers = match Managers::read(&sent).filter(|m| !m.0.is_empty()) {
-        _ if reset => Managers::default(),
-        Some(managers) if actor.subresource.is_empty() => managers,
-        _ => Managers::read(&before).unwrap_or_default(),
-    };
-    let difference = typed::compare(schema, &old, new).without(&reset_fields(kind, actor.subresource));
-    let taken = difference.added.union(&difference.modified);
-    for entry in managers.0.values_mut() {
-        entry.fields = entry.fields.difference(&taken).difference(&difference.removed);
-    }
-    let owned = taken.difference(&system_fields());
-    if !owned.is_empty() {
-        let entry = managers.0.entry(Id::of(actor, false)).or_insert_with(|| Entry {
-            fields: Set::default(),
-            api_version: actor.api_version.into(),
-            time: None,
-        });
-        entry.fields = entry.fields.union(&owned);
-        entry.time = Some(actor.now.into());
-    }
-    managers.drop_empty();
-    managers.cap();
-    put_managed(new, &managers);
+    })
 }
 
 /// Whether two objects differ in nothing but the times of their managed fields: then nothing is written.
 pub fn same_but_times(a: &Value, b: &Value) -> bool {
     let strip = |object: &Value| {
         let mut object = object.clone();
-        let mut managed = take_managed(&mut object);
+        let mut managed = take(&mut object);
         for entry in managed.as_array_mut().into_iter().flatten() {
             if let Some(entry) = entry.as_object_mut() {
                 entry.remove("time");
@@ -296,10 +107,33 @@ pub fn same_but_times(a: &Value, b: &Value) -> bool {
     strip(a) == strip(b)
 }
 
+/// The body of an apply patch.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub value: Value,
+    /// Fields that come twice, in the words of the YAML library.
+    duplicates: Option<String>,
+}
+
+impl Config {
+    /// What is said about the body itself once it has been applied.
+    ///
+    /// # Errors
+    /// 400 under Strict. As a warning the words are lost upstream: no header takes more than one line.
+    pub fn strict(&self, validation: FieldValidation) -> Result<(), Status> {
+        match (validation, &self.duplicates) {
+            (FieldValidation::Strict, Some(words)) => {
+                Err(status::bad_request(format!("error strict decoding YAML: {words}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Reads the body of an apply patch and checks that it is about `kind`.
 ///
 /// Names are not compared here: the request's path knows them.
-pub fn config(api_version: &str, kind: &str, body: &[u8]) -> Result<Value, Status> {
+pub fn config(api_version: &str, kind: &str, body: &[u8]) -> Result<Config, Status> {
     let decoded = decode::yaml(body).map_err(|error| {
         status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {error}"))
     })?;
@@ -310,66 +144,14 @@ pub fn config(api_version: &str, kind: &str, body: &[u8]) -> Result<Value, Statu
         let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
         return Err(status::bad_request(format!("invalid object type: {version}, Kind={}", text("kind"))));
     }
-    if value["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
+    if value["metadata"]["managedFields"].is_array() {
         return Err(status::bad_request("metadata.managedFields must be nil"));
     }
-    Ok(value)
-}
-
-/// What applying made of an object.
-#[derive(Clone, Debug)]
-pub struct Applied {
-    /// With the new `managedFields`. Not yet defaulted.
-    pub object: Value,
-    /// False when only the ownership changed.
-    pub changed: bool,
-}
-
-/// Applies `config` over `live` (`None`: the object is created). Fields that others own and that would change are a
-/// conflict unless `force`.
-pub fn apply(
-    schema: &Schema,
-    kind: &Kind,
-    live: Option<&Value>,
-    config: &Value,
-    force: bool,
-    actor: &Actor<'_>,
-) -> Result<Applied, Status> {
-    if let Err(words) = typed::validate(schema, config) {
-        return Err(status::plain(format!(
-            "failed to create typed patch object ({}): {words}",
-            named(config)
-        )));
-    }
-    let mut old = live.cloned().unwrap_or_else(|| blank(schema, config));
-    let before = take_managed(&mut old);
-    let mut managers = Managers::read(&before).unwrap_or_default();
-    let reset = reset_fields(kind, actor.subresource);
-    let id = Id::of(actor, true);
-    let last = managers.0.get(&id).cloned();
-    let merged = typed::merge(schema, &old, config);
-    let fields = typed::to_set(schema, config).without_trees(&reset);
-    let entry = Entry {
-        fields,
-        api_version: actor.api_version.into(),
-        time: last.as_ref().and_then(|l| l.time.clone()),
-    };
-    managers.0.insert(id.clone(), entry);
-    let new = prune(schema, merged, &managers, actor.api_version, last.as_ref());
-    let difference = typed::compare(schema, &old, &new).without(&reset);
-    settle(&mut managers, &id, &difference, force)?;
-    let changed = !same_value(&old, &new);
-    let system = system_fields();
-    if let Some(entry) = managers.0.get_mut(&id) {
-        entry.fields = entry.fields.difference(&system);
-        if changed {
-            entry.time = Some(actor.now.into());
-        }
-    }
-    managers.drop_empty();
-    let mut object = if changed { new } else { old };
-    put_managed(&mut object, &managers);
-    Ok(Applied { object, changed })
+    let duplicates = (!decoded.strict.is_empty()).then(|| {
+        let lines = decoded.strict.join("\n  ");
+        format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {lines}")
+    });
+    Ok(Config { value, duplicates })
 }
 
 /// Null and absent are the same to whoever reads the object.
@@ -395,56 +177,294 @@ fn named(config: &Value) -> String {
     format!("{}/{}; {version}, Kind={kind}", meta("namespace"), meta("name"))
 }
 
-/// Drops what the applier set the last time, sets no more, and nobody else owns.
-fn prune(
-    schema: &Schema,
-    merged: Value,
-    managers: &Managers,
-    api_version: &str,
-    last: Option<&Entry>,
-) -> Value {
-    let Some(last) = last.filter(|l| !l.fields.is_empty() && l.api_version == api_version) else {
-        return merged;
-    };
-    let named = |set: &Set| typed::named_members(schema, set);
-    let last = named(&last.fields);
-    let pruned = typed::remove(schema, &merged, &last);
-    let owned = managers
-        .0
-        .values()
-        .filter(|entry| entry.api_version == api_version)
-        .fold(Set::default(), |all, entry| all.union(&entry.fields));
-    let keep = named(&typed::to_set(schema, &pruned)).union(&named(&owned));
-    let pruned = typed::remove(schema, &merged, &named(&typed::to_set(schema, &merged)).difference(&keep));
-    // What was dropped along with a parent though it was never the applier's comes back.
-    let lost = named(&typed::to_set(schema, &merged)).difference(&named(&typed::to_set(schema, &pruned)));
-    typed::remove(schema, &merged, &lost.intersection(&last))
+/// What one try to apply made: the object, its managers, and whether the object changed.
+type Outcome = (Value, Managers, bool);
+type Conflicts = Vec<(Id, Set)>;
+
+impl Fields {
+    /// Of a kind (`""`) or of one of its subresources that writes the kind's own objects.
+    pub fn of(kind: &'static Kind, subresource: &str) -> Option<Self> {
+        let schema = schema::of(kind.schema)?;
+        Some(Fields { schema, filter: Filter::of(kind, subresource), kind: Some(kind) })
+    }
+
+    /// Of a Scale.
+    pub fn of_scale() -> Option<Self> {
+        let schema = schema::of("io.k8s.api.autoscaling.v1.Scale")?;
+        Some(Fields { schema, filter: Filter::None, kind: None })
+    }
+
+    /// The schema of another version of the kind, `None` for a version that nobody serves.
+    fn schema_in(&self, from: &str, version: &str) -> Option<&'static Schema> {
+        if from == version {
+            return Some(self.schema);
+        }
+        schema::of(registry::sibling(self.kind?, version)?.schema)
+    }
+
+    /// An object of this kind in another version.
+    fn convert(&self, object: &Value, from: &str, to: &str) -> Option<Value> {
+        if from == to {
+            return Some(object.clone());
+        }
+        let kind = self.kind?;
+        registry::convert(registry::sibling(kind, from)?, registry::sibling(kind, to)?, object)
+    }
+
+    /// Follows a create (`live` is `None`) or an update: gives `new`, which is complete and defaulted, its managed
+    /// fields. `new` carries in their place what the client sent, if anything: what is malformed there is ignored, an
+    /// empty list or one empty entry resets them.
+    pub fn update(&self, live: Option<&Value>, new: &mut Value, actor: &Actor<'_>) {
+        let sent = take(new);
+        let mut old = live.cloned().unwrap_or_else(|| blank(self.schema, new));
+        let before = take(&mut old);
+        let known = || Managers::read(&before).unwrap_or_default();
+        let mut managers = match Managers::read(&sent).filter(|sent| !sent.0.is_empty()) {
+            _ if !actor.subresource.is_empty() => known(),
+            _ if is_reset(&sent) => Managers::default(),
+            Some(managers) => managers,
+            None => known(),
+        };
+        // Nobody is tracked on an object whose owners were forgotten, until somebody applies.
+        if !managers.0.is_empty() || live.is_none() {
+            self.follow(&old, new, &mut managers, actor);
+            managers.cap();
+        }
+        put(new, &managers);
+    }
+
+    /// Gives the actor what differs, as an update.
+    fn follow(&self, old: &Value, new: &Value, managers: &mut Managers, actor: &Actor<'_>) {
+        *managers = self.reconciled(managers, actor.api_version);
+        let (difference, _) = self.settle(old, new, managers, None, actor.api_version);
+        let owned = difference.taken().difference(&system_fields());
+        if owned.is_empty() {
+            return;
+        }
+        let entry = managers.0.entry(Id::of(actor, false)).or_insert_with(|| Entry {
+            fields: Set::default(),
+            api_version: actor.api_version.into(),
+            time: None,
+        });
+        entry.fields = entry.fields.union(&owned);
+        entry.time = Some(actor.now.into());
+    }
+
+    /// The managers under the schemas of today, without those of versions that nobody serves.
+    fn reconciled(&self, managers: &Managers, api_version: &str) -> Managers {
+        let reconciled = managers.0.iter().filter_map(|(id, entry)| {
+            let schema = self.schema_in(api_version, &entry.api_version)?;
+            let fields = typed::reconcile(schema, &entry.fields);
+            Some((id.clone(), Entry { fields, ..entry.clone() }))
+        });
+        Managers(reconciled.collect())
+    }
+
+    /// What differs, in the version of the request, and what of it other managers own and would lose: these lose it.
+    fn settle(
+        &self,
+        old: &Value,
+        new: &Value,
+        managers: &mut Managers,
+        applier: Option<&Id>,
+        api_version: &str,
+    ) -> (Difference, Conflicts) {
+        let compare = |version: &str| -> Option<Difference> {
+            let schema = self.schema_in(api_version, version)?;
+            let difference = if version == api_version {
+                typed::compare(schema, old, new)
+            } else {
+                let side = |object: &Value| self.convert(object, api_version, version);
+                typed::compare(schema, &side(old)?, &side(new)?)
+            };
+            Some(self.filter.difference(difference))
+        };
+        let mut versions: BTreeMap<String, Option<Difference>> = BTreeMap::new();
+        versions.insert(api_version.into(), compare(api_version));
+        let mut conflicts = Conflicts::new();
+        managers.0.retain(|id, entry| {
+            if applier == Some(id) {
+                return true;
+            }
+            let version = entry.api_version.as_str();
+            if !versions.contains_key(version) {
+                versions.insert(version.into(), compare(version));
+            }
+            let Some(Some(difference)) = versions.get(version) else { return false };
+            let lost = entry.fields.intersection(&difference.taken());
+            entry.fields = entry.fields.difference(&lost).difference(&difference.removed);
+            if !lost.is_empty() {
+                conflicts.push((id.clone(), lost));
+            }
+            true
+        });
+        managers.drop_empty();
+        (versions.remove(api_version).flatten().unwrap_or_default(), conflicts)
+    }
+
+    /// Applies `config` over `live` (`None`: the object is created). Fields that others own and that would change are
+    /// a conflict unless `force`. The object has its new managed fields and is not yet defaulted.
+    ///
+    /// # Errors
+    /// 409 for conflicts, 500 for a body that is not of the kind, both as upstream.
+    pub fn apply(
+        &self,
+        live: Option<&Value>,
+        config: &Value,
+        force: bool,
+        actor: &Actor<'_>,
+    ) -> Result<Value, Status> {
+        if let Err(words) = check::validate(self.schema, config) {
+            return Err(status::plain(format!(
+                "failed to create typed patch object ({}): {words}",
+                named(config)
+            )));
+        }
+        let mut old = live.cloned().unwrap_or_else(|| blank(self.schema, config));
+        let before = take(&mut old);
+        let mut managers = Managers::read(&before)
+            .ok_or_else(|| status::plain("failed to decode managed fields: an entry is malformed"))?;
+        if managers.0.is_empty() && live.is_some() {
+            let first = Actor { manager: BEFORE, ..*actor };
+            self.follow(&blank(self.schema, config), &old, &mut managers, &first);
+        }
+        let (mut object, managers, _) = match self.attempt(&old, config, &managers, force, actor) {
+            Ok(outcome) => outcome,
+            Err(conflicts) if actor.manager == KUBECTL => {
+                let left = self.without_last_applied(&old, conflicts, actor.api_version);
+                if !left.is_empty() {
+                    return Err(conflict(&left));
+                }
+                self.attempt(&old, config, &managers, true, actor).map_err(|left| conflict(&left))?
+            }
+            Err(conflicts) => return Err(conflict(&conflicts)),
+        };
+        if actor.manager == KUBECTL {
+            renew_last_applied(&mut object, config);
+        }
+        put(&mut object, &managers);
+        Ok(object)
+    }
+
+    fn attempt(
+        &self,
+        old: &Value,
+        config: &Value,
+        managers: &Managers,
+        force: bool,
+        actor: &Actor<'_>,
+    ) -> Result<Outcome, Conflicts> {
+        let mut managers = self.reconciled(managers, actor.api_version);
+        let id = Id::of(actor, true);
+        let merged = typed::merge(self.schema, old, config);
+        let last = managers.0.get(&id).cloned();
+        let fields = self.filter.apply(&typed::to_set(self.schema, config));
+        let time = last.as_ref().and_then(|last| last.time.clone());
+        managers.0.insert(id.clone(), Entry { fields, api_version: actor.api_version.into(), time });
+        let new = self.prune(merged, &managers, actor.api_version, last.as_ref());
+        let (_, conflicts) = self.settle(old, &new, &mut managers, Some(&id), actor.api_version);
+        if !force && !conflicts.is_empty() {
+            return Err(conflicts);
+        }
+        let changed = !same_value(old, &new);
+        let system = system_fields();
+        if let Some(entry) = managers.0.get_mut(&id) {
+            entry.fields = entry.fields.difference(&system);
+            if changed {
+                entry.time = Some(actor.now.into());
+            }
+        }
+        managers.drop_empty();
+        Ok((if changed { new } else { old.clone() }, managers, changed))
+    }
+
+    /// Drops what the applier set the last time, sets no more, and nobody else owns.
+    fn prune(&self, merged: Value, managers: &Managers, api_version: &str, last: Option<&Entry>) -> Value {
+        let Some(last) = last.filter(|last| !last.fields.is_empty()) else { return merged };
+        let version = last.api_version.as_str();
+        let (Some(schema), Some(whole)) =
+            (self.schema_in(api_version, version), self.convert(&merged, api_version, version))
+        else {
+            return merged;
+        };
+        let last = typed::named_members(schema, &last.fields);
+        let pruned = typed::remove(schema, &whole, &last);
+        let pruned = self.with_owned(&whole, pruned, version, managers, api_version);
+        // What was dropped along with a parent though it was never the applier's comes back.
+        let members = |value: &Value| typed::named_members(schema, &typed::to_set(schema, value));
+        let lost = members(&whole).difference(&members(&pruned)).intersection(&last);
+        let pruned = typed::remove(schema, &whole, &lost);
+        self.convert(&pruned, version, api_version).unwrap_or(merged)
+    }
+
+    /// `pruned` (of `whole`, both in `version`) with what managers own, whatever version they name it in.
+    fn with_owned(
+        &self,
+        whole: &Value,
+        mut pruned: Value,
+        version: &str,
+        managers: &Managers,
+        api_version: &str,
+    ) -> Value {
+        let mut owned: BTreeMap<&str, Set> = BTreeMap::new();
+        for entry in managers.0.values() {
+            let set = owned.entry(&entry.api_version).or_default();
+            *set = set.union(&entry.fields);
+        }
+        let own = owned.remove_entry(version);
+        for (other, owned) in own.into_iter().chain(owned) {
+            let side = |object: &Value| self.convert(object, version, other);
+            let (Some(schema), Some(all), Some(some)) =
+                (self.schema_in(api_version, other), side(whole), side(&pruned))
+            else {
+                continue;
+            };
+            let members = |set: &Set| typed::named_members(schema, set);
+            let keep = members(&typed::to_set(schema, &some)).union(&members(&owned));
+            let gone = members(&typed::to_set(schema, &all)).difference(&keep);
+            let kept = typed::remove(schema, &all, &gone);
+            pruned = self.convert(&kept, other, version).unwrap_or(pruned);
+        }
+        pruned
+    }
+
+    /// The conflicts about anything but what the annotation of a client-side apply names and the object still has:
+    /// who applied there goes on here.
+    fn without_last_applied(&self, live: &Value, conflicts: Conflicts, api_version: &str) -> Conflicts {
+        let Some(allowed) = self.last_applied(live, api_version) else { return conflicts };
+        conflicts
+            .into_iter()
+            .map(|(id, set)| (id, set.difference(&allowed)))
+            .filter(|(_, set)| !set.is_empty())
+            .collect()
+    }
+
+    fn last_applied(&self, live: &Value, api_version: &str) -> Option<Set> {
+        let text = live["metadata"]["annotations"][LAST_APPLIED].as_str()?;
+        let last = decode::json(text.as_bytes()).ok()?.value;
+        if last["apiVersion"] != api_version || check::validate(self.schema, &last).is_err() {
+            return None;
+        }
+        let Difference { added, modified, removed } = typed::compare(self.schema, &last, live);
+        let set = typed::to_set(self.schema, &last);
+        Some(set.difference(&modified).difference(&added).difference(&removed))
+    }
 }
 
-/// Takes the changed fields from the other managers, or refuses.
-fn settle(
-    managers: &mut Managers,
-    applier: &Id,
-    difference: &typed::Difference,
-    force: bool,
-) -> Result<(), Status> {
-    let taken = difference.added.union(&difference.modified);
-    let conflicts: Vec<(Id, Set)> = managers
-        .0
-        .iter()
-        .filter(|(id, _)| *id != applier)
-        .map(|(id, entry)| (id.clone(), entry.fields.intersection(&taken)))
-        .filter(|(_, set)| !set.is_empty())
-        .collect();
-    if !force && !conflicts.is_empty() {
-        return Err(conflict(&conflicts));
+/// Keeps the annotation of client-side applies up to date, where there is one.
+fn renew_last_applied(object: &mut Value, config: &Value) {
+    let Some(text) = object.pointer_mut("/metadata/annotations").and_then(|all| all.get_mut(LAST_APPLIED))
+    else {
+        return;
+    };
+    if text.as_str().is_none_or(str::is_empty) {
+        return;
     }
-    for (id, entry) in &mut managers.0 {
-        if id != applier {
-            entry.fields = entry.fields.difference(&taken).difference(&difference.removed);
-        }
+    let mut config = config.clone();
+    if let Some(annotations) = config.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        annotations.remove(LAST_APPLIED);
     }
-    Ok(())
+    *text = format!("{config}\n").into();
 }
 
 fn conflict(conflicts: &[(Id, Set)]) -> Status {

@@ -68,6 +68,8 @@ pub struct Kind {
 /// Conversion between a served version and the stored one.
 pub struct Conversion {
     pub to_storage: fn(&mut Value),
+    /// The same without the defaults of the stored version: what is not set stays so.
+    pub lift: fn(&mut Value),
     pub from_storage: fn(&mut Value),
 }
 

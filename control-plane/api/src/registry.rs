@@ -23,6 +23,38 @@ pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
     lookup(&BY_KIND, group, version, kind)
 }
 
+/// The kind's descriptor in another version, by the objects that both show. `None` when nobody serves it.
+pub fn sibling(kind: &'static Kind, api_version: &str) -> Option<&'static Kind> {
+    let is = |other: &Kind| split_api_version(api_version) == (other.group, other.version);
+    if is(kind) {
+        return Some(kind);
+    }
+    REGISTRY
+        .iter()
+        .copied()
+        .find(|other| other.storage == kind.storage && other.kind == kind.kind && is(other))
+}
+
+/// An object in another version of its kind, with nothing set that is not set.
+pub fn convert(
+    from: &'static Kind,
+    to: &'static Kind,
+    object: &serde_json::Value,
+) -> Option<serde_json::Value> {
+    if from.storage != to.storage {
+        return None;
+    }
+    let mut object = object.clone();
+    if let Some(conversion) = &from.convert {
+        (conversion.lift)(&mut object);
+    }
+    if let Some(conversion) = &to.convert {
+        (conversion.from_storage)(&mut object);
+    }
+    object["apiVersion"] = to.api_version().into();
+    Some(object)
+}
+
 /// Every served kind of one group and version, in discovery order.
 pub fn of_version<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
     REGISTRY.iter().copied().filter(move |k| k.group == group && k.version == version)

@@ -15,7 +15,7 @@ mod prune;
 pub mod quantity;
 
 pub use check::check;
-pub use normalize::{micros, normalize, seconds, timestamp};
+pub use normalize::{decoded, micros, normalize, seconds, timestamp};
 pub use prune::prune;
 
 /// What values a node takes.

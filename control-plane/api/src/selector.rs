@@ -87,6 +87,7 @@ impl LabelSelector {
             }
             requirements.push(requirement(key, operator, values)?);
         }
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(LabelSelector { requirements, nothing: false })
     }
 

@@ -10,6 +10,9 @@ use crate::decode::{Decoded, MAX_DEPTH};
 /// Nodes that a document may have once its aliases are replaced.
 const MAX_NODES: usize = 1_000_000;
 
+/// How many keys that come twice are named.
+const MAX_SAID: usize = 100;
+
 /// The first document of `text`. Errors carry upstream's `line N: …` where the line is known.
 pub fn parse(text: &str) -> Result<Decoded, String> {
     let options = granit_parser::options! {
@@ -121,7 +124,7 @@ impl<'i> Builder<'i> {
                 continue;
             }
             let key = key_text(key).ok_or_else(|| format!("line {line}: invalid map key"))?;
-            if map.contains_key(&key) {
+            if map.contains_key(&key) && self.strict.len() < MAX_SAID {
                 self.strict
                     .push(format!("line {line}: key {} already set in map", crate::status::quoted(&key)));
             }

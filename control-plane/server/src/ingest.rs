@@ -102,11 +102,19 @@ pub fn object(
 }
 
 /// What a round trip through upstream's types does to a decoded object: empty fields go, defaults come.
+///
+/// The defaults come first, as where upstream decodes; an empty list of managed fields says something and stays.
 pub fn complete(kind: &Kind, object: &mut Value) {
-    if let Some(schema) = schema::of(kind.schema) {
+    let forget = object["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty);
+    let schema = schema::of(kind.schema);
+    let empties = schema.is_some_and(|schema| schema::decoded(schema, object));
+    (kind.default)(object);
+    if let (true, Some(schema)) = (empties, schema) {
         schema::normalize(schema, object);
     }
-    (kind.default)(object);
+    if forget {
+        object["metadata"]["managedFields"] = json!([]);
+    }
 }
 
 /// The options of a write that stand in the query.

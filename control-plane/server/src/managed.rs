@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use fairlead_api::{
-    apply::{self, Actor},
-    schema::{self, Schema},
+    apply::{self, Actor, Config, Fields},
     status::{self, Status},
 };
 use serde_json::Value;
@@ -13,7 +12,7 @@ use crate::{
     ingest,
     reply::Answer,
     secure::Attributes,
-    write::{Current, Part, Writing, now},
+    write::{Current, Writing, now},
 };
 
 const RETRIES: usize = 20;
@@ -23,21 +22,26 @@ const RETRIES: usize = 20;
 pub enum Tracking {
     Writer,
     Done,
+    Nobody,
 }
 
 /// Follows a create (`old` is `None`) or an update, before admission completes the object: what plugins add is
 /// nobody's.
 pub fn track(writing: &Writing<'_>, new: &mut Value, old: Option<&Value>) {
-    if writing.tracking == Tracking::Done {
-        return;
-    }
-    if writing.part == Part::Inner {
-        if let Some(old) = old {
-            new["metadata"]["managedFields"] = old["metadata"]["managedFields"].clone();
+    match writing.tracking {
+        Tracking::Done => return,
+        Tracking::Nobody => {
+            if let Some(old) = old {
+                new["metadata"]["managedFields"] = old["metadata"]["managedFields"].clone();
+            }
         }
-    } else if let Some(schema) = schema::of(writing.call.kind.schema) {
-        let (now, api_version) = (now(), writing.call.kind.api_version());
-        apply::track_update(schema, writing.call.kind, old, new, &actor(writing, &now, &api_version));
+        Tracking::Writer => {
+            let call = writing.call;
+            if let Some(fields) = Fields::of(call.kind, &call.resource.subresource) {
+                let (now, api_version) = (now(), call.kind.api_version());
+                fields.update(old, new, &actor(writing, &now, &api_version));
+            }
+        }
     }
     tidy(new);
 }
@@ -60,18 +64,17 @@ fn actor<'a>(writing: &'a Writing<'_>, now: &'a str, api_version: &'a str) -> Ac
 /// 409 for fields that others own, and whatever validation refuses.
 pub async fn apply(writing: &mut Writing<'_>, body: &Bytes) -> Answer {
     let call = writing.call;
-    let schema = schema::of(call.kind.schema).ok_or_else(status::method_not_allowed)?;
+    let fields = Fields::of(call.kind, &call.resource.subresource).ok_or_else(status::method_not_allowed)?;
     let config = apply::config(&call.kind.api_version(), call.kind.kind, body)?;
-    ingest::check_identity(&config, &call.resource.name, &call.resource.namespace)?;
     writing.tracking = Tracking::Done;
     for _ in 0..RETRIES {
         let Some(current) = writing.current(&call.key()).await? else {
-            match create(writing, schema, &config).await {
+            match create(writing, &fields, &config).await {
                 Err(refused) if refused.reason() == "AlreadyExists" => continue,
                 done => return done,
             }
         };
-        let new = applied(writing, schema, &config, Some(&current))?;
+        let new = applied(writing, &fields, &config, Some(&current))?;
         if let Some(written) = writing.attempt(new, &current).await? {
             return writing.answer(written);
         }
@@ -81,37 +84,45 @@ pub async fn apply(writing: &mut Writing<'_>, body: &Bytes) -> Answer {
 
 fn applied(
     writing: &Writing<'_>,
-    schema: &'static Schema,
-    config: &Value,
+    fields: &Fields,
+    config: &Config,
     current: Option<&Current>,
 ) -> Result<Value, Status> {
     let call = writing.call;
     let (now, api_version) = (now(), call.kind.api_version());
     let actor = actor(writing, &now, &api_version);
     let live = current.map(|current| &current.object);
-    let applied = apply::apply(schema, call.kind, live, config, writing.options.force, &actor)?;
-    let mut object = applied.object;
+    let mut object = fields.apply(live, &config.value, writing.options.force, &actor)?;
+    config.strict(writing.options.validation)?;
     ingest::complete(call.kind, &mut object);
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+    if current.is_none() && !uid.is_empty() {
+        let words = format!(
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        );
+        return Err(status::conflict(call.kind.group, call.kind.plural, &call.resource.name, &words));
+    }
+    ingest::check_namespace(&object, &call.resource.namespace)?;
     if call.kind.namespaced {
         object["metadata"]["namespace"] = call.resource.namespace.as_str().into();
     }
+    ingest::check_identity(&object, &call.resource.name, &call.resource.namespace)?;
     Ok(object)
 }
 
 /// Apply of an object that does not exist creates it, for those who may create.
-async fn create(writing: &mut Writing<'_>, schema: &'static Schema, config: &Value) -> Answer {
+async fn create(writing: &mut Writing<'_>, fields: &Fields, config: &Config) -> Answer {
     let call = writing.call;
     if !call.resource.subresource.is_empty() {
         return Err(call.not_found());
     }
+    let object = applied(writing, fields, config, None)?;
     may_create(writing.api, writing)?;
-    let version = config["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-    let uid = config["metadata"]["uid"].as_str().unwrap_or_default();
-    if !matches!(version, "" | "0") || !uid.is_empty() {
+    let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    if !matches!(version, "" | "0") {
         let (kind, name) = (call.kind, &call.resource.name);
         return Err(status::conflict(kind.group, kind.plural, name, status::MODIFIED));
     }
-    let object = applied(writing, schema, config, None)?;
     let written = writing.create(object).await?;
     writing.answer(written)
 }

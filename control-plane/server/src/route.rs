@@ -20,7 +20,7 @@ use crate::{
     ingest, kubelet, patch, read,
     reply::{self, Answer},
     secure::{Attributes, User},
-    subresource::{approval, binding, eviction, finalize, reviews, scale, token, unsupported},
+    subresource::{binding, eviction, finalize, reviews, scale, token, unsupported},
     watch,
     write::{self, Part},
 };
@@ -255,6 +255,7 @@ async fn of_subresource(api: &Arc<Api>, call: &Call, act: Act, headers: &HeaderM
         Act::Status => Some(Part::Status),
         Act::EphemeralContainers => Some(Part::EphemeralContainers),
         Act::Resize => Some(Part::Resize),
+        Act::Approval => Some(Part::Approval),
         _ => None,
     };
     let media = ingest::media(headers);
@@ -268,7 +269,6 @@ async fn of_subresource(api: &Arc<Api>, call: &Call, act: Act, headers: &HeaderM
         (Act::Eviction, ..) => eviction::evict(api, call, headers, &body).await,
         (Act::Finalize, ..) => finalize::finalize(api, call, headers, &body).await,
         (Act::Token, ..) => token::request(api, call, headers, &body).await,
-        (Act::Approval, ..) => approval::write(api, call, headers, body).await,
         _ => Err(status::method_not_allowed()),
     }
 }

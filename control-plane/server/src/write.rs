@@ -24,6 +24,7 @@ use crate::{
     read,
     reply::{self, Answer},
     select::converted,
+    subresource::approval,
 };
 
 /// How often a write that lost against another one is tried again.
@@ -55,6 +56,8 @@ pub enum Part {
     EphemeralContainers,
     /// `/resize` of a Pod.
     Resize,
+    /// `/approval` of a CertificateSigningRequest.
+    Approval,
     /// A subresource whose handler changes the object itself: no strategy but the metadata's.
     Inner,
 }
@@ -390,6 +393,10 @@ impl<'a> Writing<'a> {
                 pod::update::prepare_resize(new, old);
                 count(kind, new, old);
                 pod::update::resize(new, old)
+            }
+            Part::Approval => {
+                approval::prepare(new, old);
+                ErrorList::new()
             }
             Part::Inner => ErrorList::new(),
         }

@@ -122,6 +122,54 @@ impl Set {
         out
     }
 
+    /// With what lies below a step as that step alone where `whole` says so. `whole` is given the place that `at` is,
+    /// and returns the place below a step together with its answer.
+    pub fn cut<P: Copy>(&self, at: P, whole: &impl Fn(P, &str) -> (bool, P)) -> Set {
+        let mut out = Set::default();
+        for (element, node) in &self.0 {
+            let (is_whole, below) = whole(at, element);
+            let node = match is_whole && !node.below.is_empty() {
+                true => Node { member: true, below: Set::default() },
+                false => Node { member: node.member, below: node.below.cut(below, whole) },
+            };
+            out.0.insert(element.clone(), node);
+        }
+        out
+    }
+
+    /// The paths that follow one of the patterns to their end and beyond, and the members on the way there. A pattern
+    /// is a list of field names, `*` for any step.
+    pub fn along(&self, patterns: &[&[&str]]) -> Set {
+        if patterns.iter().any(|pattern| pattern.is_empty()) {
+            return self.clone();
+        }
+        let mut out = Set::default();
+        for (element, node) in &self.0 {
+            let rest: Vec<&[&str]> = patterns
+                .iter()
+                .filter_map(|pattern| pattern.split_first())
+                .filter(|(first, _)| **first == "*" || element.strip_prefix("f:") == Some(first))
+                .map(|(_, rest)| rest)
+                .collect();
+            if !rest.is_empty() {
+                let node = Node { member: node.member, below: node.below.along(&rest) };
+                if node.member || !node.below.is_empty() {
+                    out.0.insert(element.clone(), node);
+                }
+            }
+        }
+        out
+    }
+
+    /// Whether this very path is in the set.
+    pub fn contains(&self, path: &[Element]) -> bool {
+        match path {
+            [] => false,
+            [last] => self.has(last),
+            [first, rest @ ..] => self.below(first).is_some_and(|set| set.contains(rest)),
+        }
+    }
+
     /// Every path, parents before what is below them, as upstream prints it: `.spec.containers[name="c"].image`.
     pub fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
@@ -130,13 +178,15 @@ impl Set {
     }
 
     fn collect(&self, prefix: &str, out: &mut Vec<String>) {
+        let mut sorted: Vec<(&Element, &Node)> = self.0.iter().collect();
+        sorted.sort_by_cached_key(|(element, _)| rank(element));
         // Upstream lists the paths that end at a level before those that go on.
-        for (element, node) in &self.0 {
+        for (element, node) in &sorted {
             if node.member {
                 out.push(format!("{prefix}{}", shown(element)));
             }
         }
-        for (element, node) in &self.0 {
+        for (element, node) in &sorted {
             node.below.collect(&format!("{prefix}{}", shown(element)), out);
         }
     }
@@ -191,6 +241,31 @@ fn canonical(element: &str) -> Option<Element> {
         "v" => serde_json::from_str::<Value>(rest).ok().map(|v| format!("v:{v}")),
         "i" => rest.parse::<usize>().ok().map(|i| format!("i:{i}")),
         _ => None,
+    }
+}
+
+/// A scalar in the order that upstream sorts by: numbers by value, then texts, then booleans.
+type Rank = (u8, i64, String);
+
+/// Where a step stands among its siblings: fields, keys, values, indices.
+fn rank(element: &str) -> (u8, Vec<(String, Rank)>) {
+    let scalar = |value: &Value| -> Rank {
+        match value {
+            Value::Number(n) => (0, n.as_i64().unwrap_or_default(), n.to_string()),
+            Value::String(text) => (1, 0, text.clone()),
+            other => (2, 0, other.to_string()),
+        }
+    };
+    let (kind, rest) = element.split_once(':').unwrap_or(("", element));
+    let parsed = || serde_json::from_str::<Value>(rest).unwrap_or_default();
+    match kind {
+        "f" => (0, vec![(rest.to_owned(), (0, 0, String::new()))]),
+        "k" => match parsed() {
+            Value::Object(map) => (1, map.iter().map(|(key, value)| (key.clone(), scalar(value))).collect()),
+            _ => (1, Vec::new()),
+        },
+        "v" => (2, vec![(String::new(), scalar(&parsed()))]),
+        _ => (3, vec![(String::new(), scalar(&parsed()))]),
     }
 }
 

@@ -1,11 +1,11 @@
 //! Objects under a schema: which paths they set, how two differ, how one is merged into another
 //! (sigs.k8s.io/structured-merge-diff `typed`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::set::{Element, Set, field, shown};
+use super::set::{Element, Set, field};
 use crate::schema::{Emit, ListType, Schema, Shape};
 
 /// How a node is walked.
@@ -38,23 +38,35 @@ fn child<'s>(schema: &'s Schema, element: &str) -> (Option<&'s Schema>, bool) {
     }
 }
 
-/// The step that leads to a list's element. An element without its keys has none.
-fn element_of(items: &Schema, list: &ListType, item: &Value) -> Result<Element, String> {
-    let ListType::Map(keys) = list else { return Ok(format!("v:{item}")) };
-    let Some(map) = item.as_object() else {
-        return Err("associative list with keys may not have non-map elements".into());
+/// The step that leads to a list's element.
+pub(super) fn element_of(items: &Schema, list: &ListType, item: &Value) -> Result<Element, String> {
+    let ListType::Map(keys) = list else {
+        let kind = match item {
+            Value::Object(_) => "associative list without keys has an element that's a map type",
+            Value::Array(_) => "not supported: associative list with lists as elements",
+            Value::Null => "associative list without keys has an element that's an explicit null",
+            _ => return Ok(format!("v:{item}")),
+        };
+        return Err(kind.into());
+    };
+    let map = match item {
+        Value::Object(map) => map,
+        Value::Null => return Err("associative list with keys may not have a null element".into()),
+        _ => return Err("associative list with keys may not have non-map elements".into()),
     };
     let mut found = Map::new();
     for key in keys {
-        let value = match map.get(key.as_ref()) {
-            Some(value) => value.clone(),
-            None => default_key(items, key).ok_or_else(|| {
-                format!(
-                    "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
-                )
-            })?,
-        };
-        found.insert(key.to_string(), value);
+        // An element without one of its keys is another one than those that have it.
+        if let Some(value) = map.get(key.as_ref()).cloned().or_else(|| default_key(items, key)) {
+            found.insert(key.to_string(), value);
+        }
+    }
+    if found.is_empty() {
+        let keys: Vec<String> = keys.iter().map(|key| format!("{key:?}")).collect();
+        return Err(format!(
+            "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
+            keys.join(" ")
+        ));
     }
     Ok(format!("k:{}", Value::Object(found)))
 }
@@ -72,84 +84,19 @@ fn default_key(items: &Schema, key: &str) -> Option<Value> {
     }
 }
 
-/// What is wrong with an object that somebody applies, in upstream's words.
-pub fn validate(schema: &Schema, value: &Value) -> Result<(), String> {
-    let mut errors = Vec::new();
-    check(schema, value, "", &mut errors);
-    match errors.as_slice() {
-        [] => Ok(()),
-        [one] => Err(one.clone()),
-        many => Err(format!("errors:\n  {}", many.join("\n  "))),
-    }
-}
-
-/// Go's `%#v` of a decoded value inside the library's wrapper.
-fn go_value(value: &Value) -> String {
-    let inner = match value {
-        Value::Object(_) => format!("map[string]interface {{}}{value}"),
-        Value::Array(_) => format!("[]interface {{}}{value}"),
-        other => other.to_string(),
-    };
-    format!("&value.valueUnstructured{{Value:{inner}}}")
-}
-
-fn check(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<String>) {
-    if value.is_null() {
-        return;
-    }
-    let mut expected = |what: &str| errors.push(format!("{path}: expected {what}, got {}", go_value(value)));
-    match (&schema.resolve().shape, value) {
-        (Shape::Object(_), Value::Object(map)) => {
-            for (key, value) in map {
-                match schema.field(key) {
-                    Some(property) => check(&property.schema, value, &format!("{path}.{key}"), errors),
-                    None => errors.push(format!("{path}.{key}: field not declared in schema")),
-                }
-            }
+/// Equal as values: numbers by what they count, whatever they are written like.
+fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|((k, v), (l, w))| k == l && equal(v, w))
         }
-        (Shape::Map(values), Value::Object(map)) => {
-            map.iter().for_each(|(key, value)| check(values, value, &format!("{path}.{key}"), errors));
-        }
-        (Shape::Object(_) | Shape::Map(_), _) => expected("map"),
-        (Shape::Array(_), Value::Array(list)) => check_list(schema, list, path, errors),
-        (Shape::Array(_), _) => expected("list"),
-        (Shape::String | Shape::Bytes | Shape::Time | Shape::MicroTime, Value::String(_)) => {}
-        (Shape::String | Shape::Bytes | Shape::Time | Shape::MicroTime, _) => expected("string"),
-        (Shape::Int32 | Shape::Int64 | Shape::Number, Value::Number(_)) => {}
-        (Shape::Int32 | Shape::Int64 | Shape::Number, _) => expected("numeric (int or float)"),
-        (Shape::Boolean, Value::Bool(_)) => {}
-        (Shape::Boolean, _) => expected("boolean"),
-        _ => {}
+        (a, b) => a == b,
     }
 }
 
-fn check_list(schema: &Schema, list: &[Value], path: &str, errors: &mut Vec<String>) {
-    let Some(items) = schema.items() else { return };
-    let known = match view(schema) {
-        View::List(_, list) => Some(list),
-        _ => None,
-    };
-    let mut seen = HashSet::new();
-    for (i, item) in list.iter().enumerate() {
-        let step = match known.map(|list| element_of(items, list, item)) {
-            Some(Ok(element)) => {
-                let step = shown(&element);
-                if !seen.insert(element) {
-                    errors.push(format!("{path}: duplicate entries for key {step}"));
-                }
-                step
-            }
-            Some(Err(words)) => {
-                errors.push(format!("{path}: element {i}: {words}"));
-                continue;
-            }
-            None => format!("[{i}]"),
-        };
-        check(items, item, &format!("{path}{step}"), errors);
-    }
-}
-
-/// The paths that an applied object sets.
+/// The paths that an object sets.
 pub fn to_set(schema: &Schema, value: &Value) -> Set {
     let mut set = Set::default();
     collect(schema, value, &mut Vec::new(), &mut set);
@@ -162,27 +109,28 @@ fn collect(schema: &Schema, value: &Value, path: &mut Vec<Element>, set: &mut Se
         (View::Fields, Value::Object(map)) => {
             for (key, value) in map {
                 path.push(field(key));
-                let (node, declared) = match schema.property(key) {
-                    Some(node) => (node, schema.field(key).is_some()),
-                    None => {
-                        set.insert(path);
-                        path.pop();
-                        continue;
-                    }
-                };
-                collect(node, value, path, set);
+                if let Some(node) = schema.property(key) {
+                    collect(node, value, path, set);
+                }
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-                if empty || !declared {
+                if empty || schema.field(key).is_none() {
                     set.insert(path);
                 }
                 path.pop();
             }
         }
         (View::List(items, list), Value::Array(values)) => {
-            for value in values {
-                let Ok(element) = element_of(items, list, value) else { continue };
-                path.push(element);
-                collect(items, value, path, set);
+            let elements: Vec<Option<Element>> =
+                values.iter().map(|value| element_of(items, list, value).ok()).collect();
+            let mut times: HashMap<&Element, usize> = HashMap::new();
+            elements.iter().flatten().for_each(|element| *times.entry(element).or_default() += 1);
+            for (value, element) in values.iter().zip(&elements) {
+                let Some(element) = element else { continue };
+                path.push(element.clone());
+                // Of an element that comes twice, only that it is there can be owned.
+                if times.get(element) == Some(&1) {
+                    collect(items, value, path, set);
+                }
                 set.insert(path);
                 path.pop();
             }
@@ -192,7 +140,7 @@ fn collect(schema: &Schema, value: &Value, path: &mut Vec<Element>, set: &mut Se
 }
 
 /// How two objects differ.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Difference {
     pub added: Set,
     pub modified: Set,
@@ -200,13 +148,18 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Without what lies under these paths.
-    pub fn without(self, reset: &Set) -> Self {
+    /// Each part through a filter.
+    pub fn map(self, filter: impl Fn(&Set) -> Set) -> Self {
         Difference {
-            added: self.added.without_trees(reset),
-            modified: self.modified.without_trees(reset),
-            removed: self.removed.without_trees(reset),
+            added: filter(&self.added),
+            modified: filter(&self.modified),
+            removed: filter(&self.removed),
         }
+    }
+
+    /// What the newer object sets.
+    pub fn taken(&self) -> Set {
+        self.added.union(&self.modified)
     }
 }
 
@@ -233,24 +186,26 @@ fn differ(
     path: &mut Vec<Element>,
     out: &mut Difference,
 ) {
-    let leaf = matches!(view(schema), View::Leaf) || (is_empty(old) && is_empty(new));
+    let view = view(schema);
+    let leaf = matches!(view, View::Leaf) || (is_empty(old) && is_empty(new));
     match (old, new) {
         (None, None) => return,
         (None, Some(_)) => out.added.insert(path),
         (Some(_), None) => out.removed.insert(path),
-        (Some(old), Some(new)) if leaf && old != new => out.modified.insert(path),
+        (Some(old), Some(new)) if leaf && !equal(old, new) => out.modified.insert(path),
         _ => {}
     }
     if leaf {
         return;
     }
-    match view(schema) {
+    match view {
         View::Leaf => {}
         View::Fields => {
-            let map = |v: Option<&Value>| v.and_then(Value::as_object).cloned().unwrap_or_default();
-            let (old, new) = (map(old), map(new));
-            let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-            for key in keys {
+            let empty = Map::new();
+            let old = old.and_then(Value::as_object).unwrap_or(&empty);
+            let new = new.and_then(Value::as_object).unwrap_or(&empty);
+            let only_new = new.keys().filter(|key| !old.contains_key(*key));
+            for key in old.keys().chain(only_new) {
                 let Some(node) = schema.property(key) else { continue };
                 path.push(field(key));
                 differ(node, old.get(key), new.get(key), path, out);
@@ -258,52 +213,79 @@ fn differ(
             }
         }
         View::List(items, list) => {
-            let (old, new) = (index(items, list, old), index(items, list, new));
-            for (element, value) in &old {
-                path.push(element.clone());
-                differ(items, Some(value), find(&new, element), path, out);
-                path.pop();
-            }
-            for (element, value) in new.iter().filter(|(e, _)| find(&old, e).is_none()) {
-                path.push(element.clone());
-                differ(items, None, Some(value), path, out);
+            let (order, old, new) = pair(items, list, old, new);
+            for element in order {
+                let side = |map: &HashMap<Element, Vec<&Value>>| map.get(&element).map_or(0, Vec::len);
+                let (before, after) = (side(&old), side(&new));
+                let (old, new) = (old.get(&element), new.get(&element));
+                path.push(element);
+                match (before, after) {
+                    (0 | 1, 0 | 1) => differ(items, first(old), first(new), path, out),
+                    (2.., 2..) if old != new => out.modified.insert(path),
+                    (2.., 2..) => {}
+                    (2.., _) => {
+                        differ(items, None, first(new), path, out);
+                        out.removed.insert(path);
+                    }
+                    (_, _) => {
+                        differ(items, first(old), None, path, out);
+                        out.added.insert(path);
+                    }
+                }
                 path.pop();
             }
         }
     }
 }
 
-/// A list's elements by their steps. Elements without keys are left out; of equal ones the first counts.
-fn index(items: &Schema, list: &ListType, value: Option<&Value>) -> Vec<(Element, Value)> {
-    let mut seen = HashSet::new();
-    value
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|item| element_of(items, list, item).ok().map(|element| (element, item.clone())))
-        .filter(|(element, _)| seen.insert(element.clone()))
-        .collect()
+fn first<'v>(side: Option<&Vec<&'v Value>>) -> Option<&'v Value> {
+    side.and_then(|list| list.first().copied())
 }
 
-fn find<'v>(list: &'v [(Element, Value)], element: &str) -> Option<&'v Value> {
-    list.iter().find(|(e, _)| e == element).map(|(_, value)| value)
+type Grouped<'v> = HashMap<Element, Vec<&'v Value>>;
+
+/// The elements of two lists by their steps, and every step once.
+fn pair<'v>(
+    items: &Schema,
+    list: &ListType,
+    old: Option<&'v Value>,
+    new: Option<&'v Value>,
+) -> (Vec<Element>, Grouped<'v>, Grouped<'v>) {
+    let mut order = Vec::new();
+    let mut seen = HashSet::new();
+    let mut group = |side: Option<&'v Value>| {
+        let mut grouped: Grouped<'v> = HashMap::new();
+        for value in side.and_then(Value::as_array).into_iter().flatten() {
+            let Ok(element) = element_of(items, list, value) else { continue };
+            if seen.insert(element.clone()) {
+                order.push(element.clone());
+            }
+            grouped.entry(element).or_default().push(value);
+        }
+        grouped
+    };
+    let (old, new) = (group(old), group(new));
+    (order, old, new)
 }
 
 /// `applied` laid over `live`.
 pub fn merge(schema: &Schema, live: &Value, applied: &Value) -> Value {
     match (view(schema), live, applied) {
         (View::Fields, Value::Object(live), Value::Object(applied)) => {
-            let mut out = live.clone();
-            for (key, value) in applied {
-                let merged = match (schema.property(key), live.get(key)) {
-                    (Some(node), Some(old)) => merge(node, old, value),
-                    _ => value.clone(),
+            let mut out = Map::new();
+            for (key, old) in live {
+                let merged = match (schema.property(key), applied.get(key)) {
+                    (Some(node), Some(new)) => merge(node, old, new),
+                    (None, Some(new)) => new.clone(),
+                    (_, None) => old.clone(),
                 };
                 out.insert(key.clone(), merged);
             }
+            let rest = applied.iter().filter(|(key, _)| !live.contains_key(*key));
+            out.extend(rest.map(|(key, value)| (key.clone(), value.clone())));
             Value::Object(out)
         }
-        (View::List(items, list), Value::Array(_), Value::Array(_)) => {
+        (View::List(items, list), Value::Array(live), Value::Array(applied)) => {
             Value::Array(merge_list(items, list, live, applied))
         }
         // Null says nothing about a list or struct that has content.
@@ -313,19 +295,30 @@ pub fn merge(schema: &Schema, live: &Value, applied: &Value) -> Value {
 }
 
 /// Elements that only `live` has keep their place; the others stand in the order of `applied`.
-fn merge_list(items: &Schema, list: &ListType, live: &Value, applied: &Value) -> Vec<Value> {
-    let (left, right) = (index(items, list, Some(live)), index(items, list, Some(applied)));
-    let mut shared = right.iter().map(|(e, _)| e).filter(|e| find(&left, e).is_some());
+fn merge_list(items: &Schema, list: &ListType, live: &[Value], applied: &[Value]) -> Vec<Value> {
+    let index = |values: &[Value]| -> Vec<Option<Element>> {
+        values.iter().map(|value| element_of(items, list, value).ok()).collect()
+    };
+    let (left, right) = (index(live), index(applied));
+    // What comes twice is not merged with: the applied element takes its place.
+    let mut old: HashMap<&Element, Option<&Value>> = HashMap::new();
+    for (element, value) in left.iter().zip(live) {
+        let Some(element) = element else { continue };
+        old.entry(element).and_modify(|value| *value = None).or_insert(Some(value));
+    }
+    let new: HashSet<&Element> = right.iter().flatten().collect();
+    let mut shared = right.iter().flatten().filter(|element| old.contains_key(element));
     let mut next_shared = shared.next();
     let mut done: HashSet<&Element> = HashSet::new();
-    let mut out = Vec::with_capacity(left.len().max(right.len()));
-    let (mut l, mut r) = (0, 0);
-    let join = |element: &Element, value: &Value| match find(&left, element) {
-        Some(old) => merge(items, old, value),
-        None => value.clone(),
+    let mut out = Vec::with_capacity(live.len().max(applied.len()));
+    let join = |element: &Element, value: &Value| match old.get(element) {
+        Some(Some(old)) => merge(items, old, value),
+        _ => value.clone(),
     };
+    let (mut l, mut r) = (0, 0);
     while l < left.len() || r < right.len() {
-        if let (Some((element, _)), Some((other, value))) = (left.get(l), right.get(r)) {
+        let (here, there) = (left.get(l).and_then(Option::as_ref), right.get(r).and_then(Option::as_ref));
+        if let (Some(element), Some(other), Some(value)) = (here, there, applied.get(r)) {
             if element == other {
                 done.insert(other);
                 out.push(join(other, value));
@@ -334,26 +327,31 @@ fn merge_list(items: &Schema, list: &ListType, live: &Value, applied: &Value) ->
                 next_shared = shared.next();
                 continue;
             }
-            if find(&right, element).is_some() && next_shared.is_some_and(|next| next != element) {
+            if new.contains(element) && next_shared.is_some_and(|next| next != element) {
                 // Shared, but its turn has not come.
                 l += 1;
                 continue;
             }
         }
-        if let Some((element, value)) = left.get(l) {
-            if find(&right, element).is_none() {
-                out.push(value.clone());
-                l += 1;
-                continue;
-            }
-            if done.contains(element) {
-                l += 1;
+        if let Some(old) = live.get(l) {
+            match here {
+                Some(element) if new.contains(element) => {
+                    if done.contains(element) {
+                        l += 1;
+                    }
+                }
+                _ => {
+                    out.push(old.clone());
+                    l += 1;
+                    continue;
+                }
             }
         }
-        if let Some((element, value)) = right.get(r) {
+        if let Some(value) = applied.get(r) {
+            r += 1;
+            let Some(element) = there else { continue };
             done.insert(element);
             out.push(join(element, value));
-            r += 1;
             if next_shared == Some(element) {
                 next_shared = shared.next();
             }
@@ -365,7 +363,7 @@ fn merge_list(items: &Schema, list: &ListType, live: &Value, applied: &Value) ->
 /// `value` without the paths of `set`. Containers that lose everything become null.
 pub fn remove(schema: &Schema, value: &Value, set: &Set) -> Value {
     match (view(schema), value) {
-        (View::Fields, Value::Object(map)) if !map.is_empty() => {
+        (View::Fields, Value::Object(map)) => {
             let mut out = Map::new();
             for (key, value) in map {
                 let element = field(key);
@@ -380,7 +378,7 @@ pub fn remove(schema: &Schema, value: &Value, set: &Set) -> Value {
             }
             if out.is_empty() { Value::Null } else { Value::Object(out) }
         }
-        (View::List(items, list), Value::Array(values)) if !values.is_empty() => {
+        (View::List(items, list), Value::Array(values)) => {
             let mut out = Vec::new();
             for value in values {
                 let Ok(element) = element_of(items, list, value) else {
@@ -409,5 +407,16 @@ pub fn named_members(schema: &Schema, set: &Set) -> Set {
             (declared, node)
         }
         None => (false, None),
+    })
+}
+
+/// A stored set under the schema of today: what lies below something that is replaced as a whole becomes the whole.
+pub fn reconcile(schema: &Schema, set: &Set) -> Set {
+    set.cut(Some(schema), &|at: Option<&Schema>, element: &str| {
+        let node = at.and_then(|schema| child(schema, element).0);
+        let collection = node.is_some_and(|node| {
+            matches!(node.resolve().shape, Shape::Object(_) | Shape::Map(_) | Shape::Array(_))
+        });
+        (collection && node.is_some_and(|node| matches!(view(node), View::Leaf)), node)
     })
 }

@@ -19,7 +19,7 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.events.v1.Event",
     message: "api.events.v1.Event",
     storage: "events",
-    convert: Some(Conversion { to_storage, from_storage }),
+    convert: Some(Conversion { to_storage, lift: to_storage, from_storage }),
     default,
     validate,
     validate_update,

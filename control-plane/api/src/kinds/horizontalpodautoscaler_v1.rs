@@ -17,7 +17,7 @@ pub static KIND: Kind = Kind {
     message: "api.autoscaling.v1.HorizontalPodAutoscaler",
     storage: "horizontalpodautoscalers",
     subresources: &[Subresource { name: "status", verbs: &["get", "patch", "update"], act: Act::Status }],
-    convert: Some(Conversion { to_storage, from_storage }),
+    convert: Some(Conversion { to_storage, lift, from_storage }),
     default: |v| {
         if let Some(spec) = d::object(v, "spec") {
             d::unset(spec, "minReplicas", json!(1));
@@ -56,6 +56,11 @@ fn is_cpu(m: &Value) -> bool {
 }
 
 fn to_storage(v: &mut Value) {
+    lift(v);
+    v2::default(v);
+}
+
+fn lift(v: &mut Value) {
     for (note, part, name) in KEPT {
         let notes = v["metadata"]["annotations"].as_object_mut();
         let Some(Value::String(text)) = notes.and_then(|n| n.remove(*note)) else { continue };
@@ -83,7 +88,6 @@ fn to_storage(v: &mut Value) {
         );
     }
     v["apiVersion"] = json!("autoscaling/v2");
-    v2::default(v);
 }
 
 fn from_storage(v: &mut Value) {

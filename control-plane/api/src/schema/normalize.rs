@@ -7,79 +7,104 @@ use super::{Emit, Property, Schema, Shape, is_zero, quantity};
 
 /// Brings `v` into the form that upstream stores and answers with.
 pub fn normalize(schema: &Schema, v: &mut Value) {
-    let node = schema.resolve();
-    match (&node.shape, &mut *v) {
-        (Shape::Object(properties), Value::Object(map)) => {
-            for property in properties {
-                field(property, map);
-            }
-        }
-        (Shape::Map(values), Value::Object(map)) => {
-            for value in map.values_mut() {
-                element(values, value);
-            }
-        }
-        (Shape::Array(items), Value::Array(list)) => {
-            for item in list.iter_mut() {
-                element(items, item);
-            }
-        }
-        (Shape::Quantity, value) => {
-            let text = match &*value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            if let Some(canonical) = quantity::canonical(&text) {
-                *value = Value::String(canonical);
-            }
-        }
-        (Shape::Time, Value::String(text)) => {
-            if let Some(stamp) = timestamp(text) {
-                *text = seconds(stamp);
-            }
-        }
-        (Shape::MicroTime, Value::String(text)) => {
-            if let Some(stamp) = timestamp(text) {
-                *text = micros(stamp);
-            }
-        }
-        _ => {}
-    }
+    Walk { keep: false, kept: false }.node(schema, v);
 }
 
-/// An element of a list or map: null becomes the zero value.
-fn element(schema: &Schema, value: &mut Value) {
-    if value.is_null() {
-        *value = zero(schema);
-    }
-    normalize(schema, value);
+/// Brings `v` into the form that defaults look at: as [`normalize`] does, but that lists and maps that a client sends
+/// empty stay, because an empty one is not an absent one there. Says whether there are any: then `normalize` has to
+/// follow the defaults.
+pub fn decoded(schema: &Schema, v: &mut Value) -> bool {
+    let mut walk = Walk { keep: true, kept: false };
+    walk.node(schema, v);
+    walk.kept
 }
 
-fn field(property: &Property, map: &mut Map<String, Value>) {
-    let name = property.name.as_ref();
-    if matches!(map.get(name), Some(Value::Null)) {
-        map.remove(name);
-    }
-    let schema = &property.schema;
-    match (property.emit, map.get_mut(name)) {
-        (_, Some(value)) => {
-            normalize(schema, value);
-            let collection = matches!(schema.shape, Shape::Array(_) | Shape::Map(_) | Shape::Bytes);
-            if (property.emit == Emit::Omit || (property.emit == Emit::Pointer && collection))
-                && is_zero(value)
-            {
-                map.remove(name);
+struct Walk {
+    /// Empty lists and maps stay.
+    keep: bool,
+    /// One did.
+    kept: bool,
+}
+
+impl Walk {
+    fn node(&mut self, schema: &Schema, v: &mut Value) {
+        let node = schema.resolve();
+        match (&node.shape, &mut *v) {
+            (Shape::Object(properties), Value::Object(map)) => {
+                for property in properties {
+                    self.field(property, map);
+                }
             }
+            (Shape::Map(values), Value::Object(map)) => {
+                for value in map.values_mut() {
+                    self.element(values, value);
+                }
+            }
+            (Shape::Array(items), Value::Array(list)) => {
+                for item in list.iter_mut() {
+                    self.element(items, item);
+                }
+            }
+            (Shape::Quantity, value) => {
+                let text = match &*value {
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                if let Some(canonical) = quantity::canonical(&text) {
+                    *value = Value::String(canonical);
+                }
+            }
+            (Shape::Time, Value::String(text)) => {
+                if let Some(stamp) = timestamp(text) {
+                    *text = seconds(stamp);
+                }
+            }
+            (Shape::MicroTime, Value::String(text)) => {
+                if let Some(stamp) = timestamp(text) {
+                    *text = micros(stamp);
+                }
+            }
+            _ => {}
         }
-        (Emit::Always, None) => {
-            let mut value = zero(schema);
-            normalize(schema, &mut value);
-            map.insert(name.into(), value);
+    }
+
+    /// An element of a list or map: null becomes the zero value.
+    fn element(&mut self, schema: &Schema, value: &mut Value) {
+        if value.is_null() {
+            *value = zero(schema);
         }
-        (Emit::Null, None) => {
-            map.insert(name.into(), Value::Null);
+        self.node(schema, value);
+    }
+
+    fn field(&mut self, property: &Property, map: &mut Map<String, Value>) {
+        let name = property.name.as_ref();
+        if matches!(map.get(name), Some(Value::Null)) {
+            map.remove(name);
         }
-        (Emit::Omit | Emit::Pointer, None) => {}
+        let schema = &property.schema;
+        match (property.emit, map.get_mut(name)) {
+            (_, Some(value)) => {
+                self.node(schema, value);
+                let collection = matches!(schema.shape, Shape::Array(_) | Shape::Map(_) | Shape::Bytes);
+                let omitted = property.emit == Emit::Omit || (property.emit == Emit::Pointer && collection);
+                if omitted && is_zero(value) {
+                    if self.keep && matches!(value, Value::Array(_) | Value::Object(_)) {
+                        self.kept = true;
+                    } else {
+                        map.remove(name);
+                    }
+                }
+            }
+            (Emit::Always, None) => {
+                let mut value = zero(schema);
+                self.node(schema, &mut value);
+                map.insert(name.into(), value);
+            }
+            (Emit::Null, None) => {
+                map.insert(name.into(), Value::Null);
+            }
+            (Emit::Omit | Emit::Pointer, None) => {}
+        }
     }
 }
 

@@ -1,11 +1,16 @@
 use fairlead_api::{
-    apply::{self, Actor},
+    apply::{Actor, Fields},
+    kind::Kind,
     registry, schema,
 };
 use serde_json::{Value, json};
 
 fn actor<'a>(manager: &'a str, api_version: &'a str, subresource: &'a str) -> Actor<'a> {
     Actor { manager, api_version, subresource, now: "2026-01-02T03:04:05Z" }
+}
+
+fn fields(kind: &'static Kind) -> Fields {
+    Fields::of(kind, "").expect("a schema")
 }
 
 /// Applies, then does to the result what a write does: default, normalize.
@@ -15,9 +20,10 @@ fn applied(live: Option<&Value>, config: &Value, manager: &str, force: bool) -> 
     let kind =
         registry::find_kind(api_version, config["kind"].as_str().expect("a kind")).expect("a served kind");
     let tree = schema::of(kind.schema).expect("a schema");
-    let done = apply::apply(tree, kind, live, config, force, &actor(manager, api_version, ""))
+    let done = fields(kind)
+        .apply(live, config, force, &actor(manager, api_version, ""))
         .map_err(|status| (status.code(), status.message().to_owned()))?;
-    let mut object = done.object;
+    let mut object = done;
     schema::normalize(tree, &mut object);
     (kind.default)(&mut object);
     schema::normalize(tree, &mut object);
@@ -101,19 +107,17 @@ fn what_an_applier_no_longer_sets_goes_unless_others_own_it() {
 #[test]
 fn an_apply_that_changes_nothing_carries_no_time() {
     let kind = registry::find_kind("v1", "ConfigMap").expect("served");
-    let tree = schema::of(kind.schema).expect("a schema");
     let mut live = config_map(json!({"a": "1"}));
-    apply::track_update(tree, kind, None, &mut live, &actor("creator", "v1", ""));
+    fields(kind).update(None, &mut live, &actor("creator", "v1", ""));
     assert_eq!(owners(&live), json!([["creator", "Update", {"f:data": {".": {}, "f:a": {}}}]]));
-    let done =
-        apply::apply(tree, kind, Some(&live), &config_map(json!({"a": "1"})), false, &actor("m1", "v1", ""))
-            .expect("no conflict");
-    assert!(!done.changed);
-    let entries = &done.object["metadata"]["managedFields"];
+    let done = fields(kind)
+        .apply(Some(&live), &config_map(json!({"a": "1"})), false, &actor("m1", "v1", ""))
+        .expect("no conflict");
+    let entries = &done["metadata"]["managedFields"];
     assert_eq!(entries[0]["manager"], "m1");
     assert!(entries[0].get("time").is_none());
     let refused =
-        apply::apply(tree, kind, Some(&live), &config_map(json!({"a": "2"})), false, &actor("m1", "v1", ""));
+        fields(kind).apply(Some(&live), &config_map(json!({"a": "2"})), false, &actor("m1", "v1", ""));
     let words = "Apply failed with 1 conflict: conflict with \"creator\" using v1: .data.a";
     assert_eq!(refused.expect_err("a conflict").message(), words);
 }
@@ -121,10 +125,9 @@ fn an_apply_that_changes_nothing_carries_no_time() {
 #[test]
 fn updates_move_ownership() {
     let kind = registry::find_kind("v1", "ConfigMap").expect("served");
-    let tree = schema::of(kind.schema).expect("a schema");
     let step = |live: Option<&Value>, data: Value, manager: &str| {
         let mut new = config_map(data);
-        apply::track_update(tree, kind, live, &mut new, &actor(manager, "v1", ""));
+        fields(kind).update(live, &mut new, &actor(manager, "v1", ""));
         new
     };
     let one = step(None, json!({"a": "1"}), "creator");
@@ -153,7 +156,7 @@ fn a_created_deployment_is_owned_field_by_field() {
     schema::normalize(tree, &mut new);
     (kind.default)(&mut new);
     schema::normalize(tree, &mut new);
-    apply::track_update(tree, kind, None, &mut new, &actor("c", "apps/v1", ""));
+    fields(kind).update(None, &mut new, &actor("c", "apps/v1", ""));
     assert_eq!(
         new["metadata"]["managedFields"][0]["fieldsV1"],
         json!({"f:spec": {
@@ -212,4 +215,113 @@ fn a_service_port_is_told_apart_by_port_and_protocol() {
         json!({"f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}},
             "f:selector": {}}})
     );
+}
+
+#[test]
+fn who_owned_an_object_before_the_first_apply_is_kept() {
+    let mut live = config_map(json!({"a": "1", "b": "1"}));
+    live["metadata"]["uid"] = "u".into();
+    let refused = applied(Some(&live), &config_map(json!({"a": "2"})), "m1", false).expect_err("a conflict");
+    let words = "Apply failed with 1 conflict: conflict with \"before-first-apply\" using v1: .data.a";
+    assert_eq!(refused, (409, words.to_owned()));
+    let done = applied(Some(&live), &config_map(json!({"a": "2"})), "m1", true).expect("forced");
+    assert_eq!(
+        owners(&done),
+        json!([
+            ["m1", "Apply", {"f:data": {"f:a": {}}}],
+            ["before-first-apply", "Update", {"f:data": {".": {}, "f:b": {}}}],
+        ])
+    );
+}
+
+#[test]
+fn an_object_without_owners_stays_so_under_updates_and_a_client_may_make_it_so() {
+    let kind = registry::find_kind("v1", "ConfigMap").expect("served");
+    let mut live = config_map(json!({"a": "1"}));
+    fields(kind).update(None, &mut live, &actor("creator", "v1", ""));
+    for reset in [json!([]), json!([{}])] {
+        let mut new = config_map(json!({"a": "2"}));
+        new["metadata"]["managedFields"] = reset;
+        fields(kind).update(Some(&live), &mut new, &actor("putter", "v1", ""));
+        assert!(new["metadata"].get("managedFields").is_none());
+        let mut next = config_map(json!({"a": "3"}));
+        fields(kind).update(Some(&new), &mut next, &actor("putter", "v1", ""));
+        assert!(next["metadata"].get("managedFields").is_none());
+    }
+}
+
+#[test]
+fn kubectl_goes_on_from_its_client_side_applies() {
+    let kind = registry::find_kind("v1", "ConfigMap").expect("served");
+    let mut live = config_map(json!({"a": "1", "b": "1"}));
+    let last =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cm"}, "data": {"a": "1"}});
+    live["metadata"]["annotations"] =
+        json!({"kubectl.kubernetes.io/last-applied-configuration": last.to_string()});
+    fields(kind).update(None, &mut live, &actor("kubectl-client-side-apply", "v1", ""));
+    let refused = applied(Some(&live), &config_map(json!({"a": "2"})), "other", false);
+    assert_eq!(refused.expect_err("a conflict").0, 409);
+    let refused = applied(Some(&live), &config_map(json!({"a": "2", "b": "2"})), "kubectl", false);
+    let words = "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using v1: .data.b";
+    assert_eq!(refused.expect_err("a conflict").1, words);
+    let done = applied(Some(&live), &config_map(json!({"a": "2"})), "kubectl", false).expect("applied");
+    assert_eq!(done["data"], json!({"a": "2", "b": "1"}));
+    let annotation = &done["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"];
+    assert!(annotation.as_str().expect("text").contains("\"a\":\"2\""), "{annotation}");
+}
+
+#[test]
+fn fields_are_compared_in_the_version_that_they_are_named_in() {
+    let v1 = registry::find_kind("autoscaling/v1", "HorizontalPodAutoscaler").expect("served");
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+    let one = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+        "spec": {"scaleTargetRef": target, "maxReplicas": 3, "targetCPUUtilizationPercentage": 50}});
+    let live = fields(v1).apply(None, &one, false, &actor("m1", "autoscaling/v1", "")).expect("created");
+    let v2 = registry::find_kind("autoscaling/v2", "HorizontalPodAutoscaler").expect("served");
+    let live = registry::convert(v1, v2, &live).expect("converts");
+    let config = |max: i32| {
+        json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+            "spec": {"maxReplicas": max}})
+    };
+    let refused = fields(v2).apply(Some(&live), &config(4), false, &actor("m2", "autoscaling/v2", ""));
+    let words = "Apply failed with 1 conflict: conflict with \"m1\": .spec.maxReplicas";
+    assert_eq!(refused.expect_err("a conflict").message(), words);
+    // The same applier in another version drops what it does not say any more.
+    let mut again = config(3);
+    again["spec"]["scaleTargetRef"] = live["spec"]["scaleTargetRef"].clone();
+    let done =
+        fields(v2).apply(Some(&live), &again, false, &actor("m1", "autoscaling/v2", "")).expect("applied");
+    assert!(done["spec"].get("metrics").is_none_or(Value::is_null), "{}", done["spec"]);
+}
+
+#[test]
+fn old_updaters_are_counted_together() {
+    let kind = registry::find_kind("v1", "ConfigMap").expect("served");
+    let mut live = config_map(json!({}));
+    for i in 0..14 {
+        let mut new = live.clone();
+        new["data"][format!("k{i}")] = "1".into();
+        let (manager, now) = (format!("m{i:02}"), format!("2026-01-02T03:04:{i:02}Z"));
+        let by = Actor { manager: &manager, api_version: "v1", subresource: "", now: &now };
+        fields(kind).update((i > 0).then_some(&live), &mut new, &by);
+        live = new;
+    }
+    let entries = live["metadata"]["managedFields"].as_array().expect("entries");
+    assert_eq!(entries.len(), 10);
+    assert_eq!(entries[0]["manager"], "ancient-changes");
+    assert_eq!(entries[0]["fieldsV1"]["f:data"].as_object().map(|map| map.len()), Some(6));
+}
+
+#[test]
+fn a_large_list_is_applied_in_linear_time() {
+    let ports: Vec<Value> =
+        (1..20_000).map(|i| json!({"name": format!("p{i}"), "port": i, "protocol": "TCP"})).collect();
+    let service = |ports: &[Value]| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": ports}});
+    let kind = registry::find_kind("v1", "Service").expect("served");
+    let started = std::time::Instant::now();
+    let live = fields(kind).apply(None, &service(&ports), false, &actor("m1", "v1", "")).expect("created");
+    let less = service(ports.get(..10_000).expect("many"));
+    let done = fields(kind).apply(Some(&live), &less, false, &actor("m1", "v1", "")).expect("applied");
+    assert_eq!(done["spec"]["ports"].as_array().map(Vec::len), Some(10_000));
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }

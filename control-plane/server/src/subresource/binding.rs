@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, Call},
     ingest::{self, Verb, WriteOptions},
+    managed::Tracking,
     reply::Answer,
     write::{Part, Writing, now},
 };
@@ -36,6 +37,7 @@ pub async fn bind(api: &Arc<Api>, call: &Call, headers: &HeaderMap, body: &Bytes
     resource.name = name.to_owned();
     let pod_call = Call { kind: pods, ..call.named(resource) };
     let mut writing = Writing::new(api, &pod_call, options, Part::Inner);
+    writing.tracking = Tracking::Nobody;
     writing.derived = true;
     writing.update(name, |_, current| bound(&binding, name, &current.object)).await?;
     Ok(super::done(call))

@@ -16,6 +16,7 @@ use crate::{
     api::{Api, Call},
     delete::{self, Options},
     ingest::{self, Verb, WriteOptions},
+    managed::Tracking,
     reply::Answer,
     write::{self, Part, Writing},
 };
@@ -91,6 +92,7 @@ async fn disrupt(api: &Arc<Api>, call: &Call, pod: &Value, dry_run: bool) -> Res
         force: false,
     };
     let mut writing = Writing::new(api, &budget_call, options, Part::Inner);
+    writing.tracking = Tracking::Nobody;
     writing.derived = true;
     writing.update(&name, |_, current| taken(&current.object, &call.resource.name, &name)).await?;
     Ok(())

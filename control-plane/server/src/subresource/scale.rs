@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fairlead_api::{
-    decode::FieldValidation,
+    apply::{self, Actor, Config, Fields, Replicas},
     field::{Path, invalid},
-    kind::Act,
-    patch, schema,
+    kind::{Act, Kind},
+    kinds::REGISTRY,
     selector::LabelSelector,
     status::{self, Status},
 };
@@ -19,7 +19,8 @@ use crate::{
     api::{Api, Call},
     cache::parse,
     ingest::{self, Verb, WriteOptions},
-    patch::Patch,
+    managed::Tracking,
+    patch::{self, Patch},
     reply::{self, Answer},
     write::{self, Part, Writing},
 };
@@ -76,25 +77,32 @@ pub async fn get(api: &Api, call: &Call, act: Act) -> Answer {
     Ok(reply::value(call.form, 200, &scale_of(places, &current.object)))
 }
 
-/// PUT and PATCH.
+/// PUT and PATCH, apply included.
 pub async fn write(api: &Arc<Api>, call: &Call, act: Act, headers: &HeaderMap, body: Bytes) -> Answer {
     let places = places(act)?;
-    let change = if call.info.verb == "patch" {
-        Change::Patch(Patch::parse(headers, body)?)
-    } else {
-        let options = WriteOptions::parse(Verb::Update, &call.params)?;
-        let (scale, _) = ingest::typed(&SCALE, ingest::media(headers), &body, options.validation)?;
-        ingest::check_identity(&scale, &call.resource.name, &call.resource.namespace)?;
-        Change::Put(scale)
+    let (change, verb) = match call.info.verb {
+        "patch" => match Patch::parse(headers, body)? {
+            Patch::Apply(body) => {
+                (Change::Apply(apply::config("autoscaling/v1", "Scale", &body)?), Verb::Apply)
+            }
+            patch => (Change::Patch(patch), Verb::Patch),
+        },
+        _ => {
+            let options = WriteOptions::parse(Verb::Update, &call.params)?;
+            let (scale, warnings) = ingest::typed(&SCALE, ingest::media(headers), &body, options.validation)?;
+            call.warnings.lock().extend(warnings);
+            ingest::check_identity(&scale, &call.resource.name, &call.resource.namespace)?;
+            (Change::Put(scale), Verb::Update)
+        }
     };
-    let verb = if matches!(change, Change::Put(_)) { Verb::Update } else { Verb::Patch };
     let options = WriteOptions::parse(verb, &call.params)?;
     let mut writing = Writing::new(api, call, options, Part::Main);
     writing.derived = true;
+    writing.tracking = Tracking::Done;
     let name = call.resource.name.clone();
     let written = writing
         .update(&name, |writing, current| {
-            let scale = change.apply(places, &current.object, writing.options.validation)?;
+            let scale = change.apply(writing, places, &current.object)?;
             scaled(call, places, &current.object, &scale)
         })
         .await?;
@@ -104,23 +112,61 @@ pub async fn write(api: &Arc<Api>, call: &Call, act: Act, headers: &HeaderMap, b
 enum Change {
     Put(Value),
     Patch(Patch),
+    Apply(Config),
 }
 
 impl Change {
-    fn apply(&self, places: Places, object: &Value, _validation: FieldValidation) -> Result<Value, Status> {
-        let old = scale_of(places, object);
-        let patched = match self {
-            Change::Put(scale) => return Ok(scale.clone()),
-            Change::Patch(Patch::Json(body)) => patch::json(&old, body),
-            Change::Patch(Patch::Merge(tree, _) | Patch::Strategic(tree, _)) => patch::merge(&old, tree),
-            Change::Patch(Patch::Apply(_)) => return Err(super::unsupported("apply of a scale")),
+    /// The new Scale of an object, with managed fields of its own.
+    fn apply(&self, writing: &mut Writing<'_>, places: Places, object: &Value) -> Result<Value, Status> {
+        let call = writing.call;
+        let fields = Fields::of_scale().ok_or_else(status::method_not_allowed)?;
+        let mut old = scale_of(places, object);
+        old["metadata"]["managedFields"] =
+            ownership(call, places, &versions(call)).to_scale(&object["metadata"]["managedFields"]);
+        let now = write::now();
+        let manager = writing.manager().to_owned();
+        let actor =
+            Actor { manager: &manager, api_version: "autoscaling/v1", subresource: "scale", now: &now };
+        let mut new = match self {
+            Change::Put(scale) => scale.clone(),
+            Change::Apply(config) => {
+                let new = fields.apply(Some(&old), &config.value, writing.options.force, &actor)?;
+                config.strict(writing.options.validation)?;
+                ingest::check_identity(&new, &call.resource.name, &call.resource.namespace)?;
+                return Ok(new);
+            }
+            Change::Patch(patch) => {
+                let (patched, strict) = patch.apply(SCALE.schema, &old)?;
+                let validation = writing.options.validation;
+                let (new, warnings) = patch::checked(&SCALE_KIND, patch, patched, strict, validation)?;
+                writing.warnings.extend(warnings);
+                ingest::check_identity(&new, &call.resource.name, &call.resource.namespace)?;
+                new
+            }
         };
-        let patched = patched.map_err(|error| error.status())?;
-        if let Some(schema) = schema::of(SCALE.schema) {
-            schema::check(schema, &patched).map_err(status::bad_request)?;
-        }
-        Ok(patched)
+        fields.update(Some(&old), &mut new, &actor);
+        Ok(new)
     }
+}
+
+/// What checks of a patched Scale read.
+static SCALE_KIND: Kind =
+    Kind { group: SCALE.group, version: SCALE.version, kind: SCALE.kind, schema: SCALE.schema, ..Kind::BASE };
+
+/// The served versions of the scaled kind.
+fn versions(call: &Call) -> Vec<String> {
+    REGISTRY
+        .iter()
+        .filter(|kind| kind.storage == call.kind.storage && kind.kind == call.kind.kind)
+        .map(|kind| kind.api_version())
+        .collect()
+}
+
+/// Who owns the replicas of the kind.
+fn ownership<'a>(call: &Call, places: Places, versions: &'a [String]) -> Replicas<'a> {
+    let api_version = call.kind.api_version();
+    let own = versions.iter().find(|version| **version == api_version);
+    Replicas { api_version: own.map_or("", String::as_str), versions, place: places.spec }
 }
 
 /// The object with the replicas of a Scale.
@@ -134,6 +180,13 @@ fn scaled(call: &Call, places: Places, object: &Value, scale: &Value) -> Result<
     let mut new = object.clone();
     if let Some(version) = scale["metadata"].get("resourceVersion") {
         new["metadata"]["resourceVersion"] = version.clone();
+    }
+    let managed = ownership(call, places, &versions(call))
+        .to_object(&object["metadata"]["managedFields"], &scale["metadata"]["managedFields"]);
+    if managed.as_array().is_some_and(|list| !list.is_empty()) {
+        new["metadata"]["managedFields"] = managed;
+    } else if let Some(meta) = new["metadata"].as_object_mut() {
+        meta.remove("managedFields");
     }
     match new.pointer_mut(places.spec) {
         Some(place) => *place = replicas.into(),
