@@ -3,7 +3,7 @@
 use super::{cells as c, strategy};
 use crate::kind::Printing;
 use crate::kind::{Act, Kind, Subresource};
-use crate::validate::{Field, names};
+use crate::validate::{Field, names, net};
 use crate::{field::ErrorList, pod::defaults as d};
 use serde_json::{Value, json};
 
@@ -24,6 +24,7 @@ pub static KIND: Kind = Kind {
     prepare_update: strategy::update_counted,
     prepare_status: strategy::status,
     validate,
+    validate_status,
     warnings,
     cells,
     generation: true,
@@ -41,7 +42,8 @@ fn validate(v: &Value) -> ErrorList {
     let (f, s) = (Field::root(v), Field::root(v).get("spec"));
     let backend = s.get("defaultBackend");
     if s.get("rules").is_empty() && !backend.is_set() {
-        s.invalid(&mut e, "either `defaultBackend` or `rules` must be specified");
+        let rules = Field::at(s.get("rules").value, s.path.clone());
+        rules.invalid(&mut e, "either `defaultBackend` or `rules` must be specified");
     }
     if backend.is_set() {
         self::backend(&backend, &mut e);
@@ -60,20 +62,20 @@ fn validate(v: &Value) -> ErrorList {
     }
     for tls in s.get("tls").items() {
         for h in tls.get("hosts").items() {
-            let wrong = if h.str().starts_with("*.") {
-                names::wildcard_subdomain(h.str())
-            } else {
-                names::dns_subdomain(h.str())
-            };
-            h.all(&mut e, wrong);
+            domain(&h, &mut e);
+        }
+        let secret = tls.get("secretName");
+        if !secret.is_empty() {
+            secret.all(&mut e, names::dns_subdomain(secret.str()));
         }
     }
     let class = s.get("ingressClassName");
     if class.is_set() {
         class.all(&mut e, names::dns_subdomain(class.str()));
         let note = f.get("metadata").get("annotations").get(CLASS);
-        if note.is_set() && note.str() != class.str() {
-            // Upstream's path leaves `metadata` out.
+        // Only asked of new objects. Upstream's path leaves `metadata` out.
+        let new = f.get("metadata").get("resourceVersion").is_empty();
+        if new && note.is_set() && note.str() != class.str() {
             let at = Field::at(note.value, crate::field::Path::new("annotations").child(CLASS));
             at.invalid(&mut e, "must match `ingressClassName` when both are specified");
         }
@@ -85,19 +87,29 @@ fn host(f: &Field, e: &mut ErrorList) {
     if f.is_empty() {
         return;
     }
-    if f.str().parse::<std::net::IpAddr>().is_ok() {
+    not_an_address(f, e);
+    domain(f, e);
+}
+
+fn not_an_address(f: &Field, e: &mut ErrorList) {
+    if net::is_ip(f.str()) {
         f.invalid(e, "must be a DNS name, not an IP address");
-    } else if f.str().contains('*') {
-        f.all(e, names::wildcard_subdomain(f.str()));
-    } else {
-        f.all(e, names::dns_subdomain(f.str()));
     }
+}
+
+/// A domain, or all names below one.
+fn domain(f: &Field, e: &mut ErrorList) {
+    let check = if f.str().contains('*') { names::wildcard_subdomain } else { names::dns_subdomain };
+    f.all(e, check(f.str()));
 }
 
 fn path(f: &Field, e: &mut ErrorList) {
     let (kind, at) = (f.get("pathType"), f.get("path"));
     match kind.str() {
-        "" => kind.required(e, "pathType must be specified"),
+        _ if !kind.is_set() => {
+            kind.required(e, "pathType must be specified");
+            return;
+        }
         "Exact" | "Prefix" => {
             if !at.str().starts_with('/') {
                 at.invalid_text(e, "must be an absolute path");
@@ -121,30 +133,56 @@ fn path(f: &Field, e: &mut ErrorList) {
 
 fn backend(f: &Field, e: &mut ErrorList) {
     let (service, resource) = (f.get("service"), f.get("resource"));
+    // Upstream names the backend and prints nothing of it.
+    let blank = Value::from("");
+    let whole = Field::at(&blank, f.path.clone());
     match (service.is_set(), resource.is_set()) {
-        (true, true) => f.invalid(e, "cannot set both resource and service backends"),
-        (false, false) => f.required(e, "resource or service backend is required"),
-        (false, true) => {
-            resource.get("kind").present(e);
-            resource.get("name").present(e);
-        }
+        (true, true) => whole.invalid(e, "cannot set both resource and service backends"),
+        (false, false) => whole.invalid(e, "resource or service backend is required"),
+        (false, true) => reference(&resource, e),
         (true, false) => {
             let (name, port) = (service.get("name"), service.get("port"));
             if name.present(e) {
                 name.all(e, names::dns_label(name.str()));
             }
             let (word, number) = (port.get("name"), port.get("number"));
-            if !word.is_empty() && number.num() != 0 {
-                port.invalid(e, "cannot set both port name & port number");
-            } else if !word.is_empty() {
-                word.all(e, names::port_name(word.str()));
-            } else if number.num() == 0 {
-                port.required(e, "port name or number is required");
-            } else {
-                number.port(e);
+            match (!word.is_empty(), number.num() != 0) {
+                (true, true) => whole.invalid(e, "cannot set both port name & port number"),
+                (true, false) => word.all(e, names::port_name(word.str())),
+                (false, true) => number.port(e),
+                (false, false) => whole.required(e, "port name or number is required"),
             }
         }
     }
+}
+
+/// A `TypedLocalObjectReference`, and what an IngressClass has of one.
+pub(super) fn reference(f: &Field, e: &mut ErrorList) {
+    let group = f.get("apiGroup");
+    if group.is_set() {
+        group.all(e, names::dns_subdomain(group.str()));
+    }
+    for name in ["kind", "name"] {
+        let at = f.get(name);
+        if at.present(e) {
+            at.all(e, names::path_segment(at.str()));
+        }
+    }
+}
+
+fn validate_status(new: &Value, _: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    for ingress in Field::root(new).get("status").get("loadBalancer").get("ingress").items() {
+        let (ip, name) = (ingress.get("ip"), ingress.get("hostname"));
+        if !ip.is_empty() {
+            net::ip(&ip, &mut e);
+        }
+        if !name.is_empty() {
+            name.all(&mut e, names::dns_subdomain(name.str()));
+            not_an_address(&name, &mut e);
+        }
+    }
+    e
 }
 
 fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {

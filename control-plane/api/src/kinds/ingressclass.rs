@@ -1,6 +1,6 @@
 //! networking.k8s.io/v1 IngressClass.
 
-use super::{cells as c, strategy};
+use super::{cells as c, ingress, strategy};
 use crate::kind::Kind;
 use crate::kind::Printing;
 use crate::validate::{Field, names};
@@ -43,31 +43,18 @@ fn validate(v: &Value) -> ErrorList {
     if !parameters.is_set() {
         return e;
     }
-    let (group, kind, name, space) = (
-        parameters.get("apiGroup"),
-        parameters.get("kind"),
-        parameters.get("name"),
-        parameters.get("namespace"),
-    );
-    if !group.is_empty() {
-        group.all(&mut e, names::dns_subdomain(group.str()));
-    }
-    if kind.present(&mut e) {
-        kind.all(&mut e, names::path_segment(kind.str()));
-    }
-    if name.present(&mut e) {
-        name.all(&mut e, names::path_segment(name.str()));
-    }
+    ingress::reference(&parameters, &mut e);
+    let space = parameters.get("namespace");
     match parameters.get("scope").str() {
         "Namespace" => {
-            if space.is_empty() {
+            if !space.is_set() {
                 space.required(&mut e, "`parameters.scope` is set to 'Namespace'");
             } else {
                 space.all(&mut e, names::dns_label(space.str()));
             }
         }
         "Cluster" => {
-            if !space.is_empty() {
+            if space.is_set() {
                 space.forbidden(&mut e, "`parameters.scope` is set to 'Cluster'");
             }
         }

@@ -4,7 +4,7 @@ use super::{cells as c, strategy};
 use crate::field::ErrorList;
 use crate::kind::Kind;
 use crate::kind::Printing;
-use crate::validate::{Field, names};
+use crate::validate::{Field, names, net};
 use serde_json::{Value, json};
 
 pub static KIND: Kind = Kind {
@@ -26,10 +26,11 @@ pub static KIND: Kind = Kind {
 fn validate(v: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let name = Field::root(v).get("metadata").get("name");
-    match name.str().parse::<std::net::IpAddr>() {
-        Ok(ip) if ip.to_string() == name.str() => {}
-        Ok(ip) => name.invalid(&mut e, format!("must be in canonical form ({:?})", ip.to_string())),
-        Err(_) => name.invalid(&mut e, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+    if let Some(ip) = net::ip(&name, &mut e)
+        && e.is_empty()
+        && ip.to_string() != name.str()
+    {
+        name.invalid(&mut e, format!("must be in canonical form ({:?})", ip.to_string()));
     }
     let parent = Field::root(v).get("spec").get("parentRef");
     if !parent.is_set() {
@@ -45,6 +46,10 @@ fn validate(v: &Value) -> ErrorList {
         if at.present(&mut e) {
             at.all(&mut e, names::path_segment(at.str()));
         }
+    }
+    let space = parent.get("namespace");
+    if !space.is_empty() {
+        space.all(&mut e, names::path_segment(space.str()));
     }
     e
 }

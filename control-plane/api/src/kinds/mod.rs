@@ -72,6 +72,7 @@ mod servicecidr;
 mod statefulset;
 mod storageclass;
 mod strategy;
+mod structural;
 mod subjectaccessreview;
 mod tokenreview;
 mod validatingadmissionpolicy;

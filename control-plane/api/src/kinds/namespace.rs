@@ -45,6 +45,7 @@ fn default(v: &mut Value) {
     {
         labels[NAME_LABEL] = json!(name);
     }
+    d::with(v, "status", |status| d::zero(status, "phase", json!("Active")));
 }
 
 fn prepare_create(v: &mut Value) {

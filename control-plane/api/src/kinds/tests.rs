@@ -41,6 +41,40 @@ fn every_kind_is_registered_once_and_completely() {
     }
 }
 
+/// What v1.36 lists as stable, in its own words.
+const STABLE: &str = include_str!("../../tables/resources.txt");
+
+#[test]
+fn every_stable_resource_is_registered_as_upstream_lists_it() {
+    let registered: Vec<String> = REGISTRY.iter().map(|k| listed(k)).collect();
+    let stable: Vec<&str> = STABLE.lines().filter(|line| !line.starts_with('#')).collect();
+    let missing: Vec<&&str> = stable.iter().filter(|line| !registered.iter().any(|r| r == **line)).collect();
+    // What else is served is an older version of a stable resource.
+    let other = |line: &&String| {
+        let plural = line.split('\t').nth(2);
+        !stable.contains(&line.as_str()) && !stable.iter().any(|s| s.split('\t').nth(2) == plural)
+    };
+    let unknown: Vec<&String> = registered.iter().filter(other).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "missing: {missing:#?}\nunknown: {unknown:#?}");
+}
+
+/// A kind as a line of the table.
+fn listed(kind: &Kind) -> String {
+    let words = |list: &[&str]| if list.is_empty() { "-".to_owned() } else { list.join(",") };
+    let mut verbs = kind.verbs.to_vec();
+    verbs.sort_unstable();
+    [
+        kind.api_version(),
+        kind.kind.into(),
+        kind.plural.into(),
+        words(kind.short_names),
+        if kind.namespaced { "namespaced" } else { "cluster" }.into(),
+        words(&verbs),
+        words(kind.categories),
+    ]
+    .join("\t")
+}
+
 #[test]
 fn versions_of_one_storage_convert_into_each_other() {
     for kind in REGISTRY.iter().filter(|k| k.convert.is_some()) {

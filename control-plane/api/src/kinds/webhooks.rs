@@ -77,7 +77,7 @@ fn webhook(w: &Field, e: &mut ErrorList) {
     conditions(&w.get("matchConditions"), e);
 }
 
-fn reviews(f: &Field, e: &mut ErrorList) {
+pub fn reviews(f: &Field, e: &mut ErrorList) {
     if f.is_empty() {
         f.required(e, "must specify one of v1, v1beta1");
         return;
@@ -96,7 +96,7 @@ fn reviews(f: &Field, e: &mut ErrorList) {
 }
 
 /// A URL over TLS, or a service of the cluster.
-fn client(f: &Field, e: &mut ErrorList) {
+pub fn client(f: &Field, e: &mut ErrorList) {
     let (url, service) = (f.get("url"), f.get("service"));
     match (url.is_set(), service.is_set()) {
         (true, true) | (false, false) => f.required(e, "exactly one of url or service is required"),

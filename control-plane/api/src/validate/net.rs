@@ -21,6 +21,11 @@ fn loose(text: &str) -> Option<(IpAddr, bool)> {
     Some((plain.join(".").parse().ok()?, true))
 }
 
+/// Whether Go would read it as an address.
+pub fn is_ip(text: &str) -> bool {
+    loose(text).is_some()
+}
+
 fn mapped(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }

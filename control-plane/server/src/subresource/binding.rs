@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fairlead_api::{
     decode::Expected,
+    field::{self, ErrorList, Path},
     registry,
     status::{self, Status},
 };
@@ -46,12 +47,11 @@ pub async fn bind(api: &Arc<Api>, call: &Call, headers: &HeaderMap, body: &Bytes
 /// The pod with its node.
 fn bound(binding: &Value, name: &str, pod: &Value) -> Result<Value, Status> {
     let conflict = |message: String| status::conflict("", "pods/binding", name, &message);
-    let node = binding["target"]["name"].as_str().unwrap_or_default();
-    if node.is_empty() || !matches!(binding["target"]["kind"].as_str().unwrap_or_default(), "" | "Node") {
-        let path = fairlead_api::field::Path::new("target").child("name");
-        let errors = vec![fairlead_api::field::required(&path, "")];
+    let errors = wrong_target(&binding["target"]);
+    if !errors.is_empty() {
         return Err(status::invalid("", "Binding", name, &errors));
     }
+    let node = binding["target"]["name"].as_str().unwrap_or_default();
     let uid = binding["metadata"]["uid"].as_str().unwrap_or_default();
     if !uid.is_empty() && pod["metadata"]["uid"] != uid {
         let present = pod["metadata"]["uid"].as_str().unwrap_or_default();
@@ -78,6 +78,19 @@ fn bound(binding: &Value, name: &str, pod: &Value) -> Result<Value, Status> {
     }
     scheduled(&mut new);
     Ok(new)
+}
+
+/// A pod is bound to a node and to nothing else.
+fn wrong_target(target: &Value) -> ErrorList {
+    let path = Path::new("target");
+    let mut errors = ErrorList::new();
+    if !matches!(target["kind"].as_str().unwrap_or_default(), "" | "Node") {
+        errors.push(field::not_supported(&path.child("kind"), &target["kind"], &["Node", "<empty>"]));
+    }
+    if target["name"].as_str().unwrap_or_default().is_empty() {
+        errors.push(field::required(&path.child("name"), ""));
+    }
+    errors
 }
 
 /// Sets condition PodScheduled.
