@@ -1,6 +1,9 @@
 //! Printed columns and rows (`meta.k8s.io` Table).
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, RwLock},
+};
 
 use serde_json::{Map, Value, json};
 
@@ -75,8 +78,23 @@ impl Include {
     }
 }
 
+/// The definitions that have been asked for: their words are dear to unpack, and tables are asked for all the time.
+static DEFINITIONS: LazyLock<RwLock<HashMap<String, Value>>> = LazyLock::new(RwLock::default);
+
 /// The column definitions as the Table object carries them.
 pub fn definitions(kind: &Kind) -> Value {
+    let key = format!("{}/{}/{}", kind.group, kind.version, kind.plural);
+    if let Some(made) = DEFINITIONS.read().ok().and_then(|made| made.get(&key).cloned()) {
+        return made;
+    }
+    let definitions = define(kind);
+    if let Ok(mut made) = DEFINITIONS.write() {
+        made.insert(key, definitions.clone());
+    }
+    definitions
+}
+
+fn define(kind: &Kind) -> Value {
     columns(kind)
         .iter()
         .map(|c| {

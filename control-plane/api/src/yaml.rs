@@ -322,7 +322,7 @@ fn write_scalar(out: &mut String, value: &Value, level: usize) {
 
 /// A string, quoted or as a block when it would not read back as itself.
 fn write_text(out: &mut String, text: &str, level: usize) {
-    let printable = text.chars().all(|c| c == '\n' || c == '\t' || !c.is_control());
+    let printable = text.chars().all(|c| c == '\n' || c == '\t' || printable(c));
     if printable && text.contains('\n') && !text.starts_with([' ', '\n', '\t']) && !text.contains(" \n") {
         out.push_str(match (text.ends_with('\n'), text.ends_with("\n\n")) {
             (_, true) => "|+",
@@ -339,16 +339,49 @@ fn write_text(out: &mut String, text: &str, level: usize) {
         return;
     }
     if !printable || text.contains('\n') {
-        out.push_str(&Value::String(text.into()).to_string());
+        write_double_quoted(out, text);
     } else if needs_quotes(text) {
         match matches!(plain(text), Some(Value::String(_))) {
             // What would read as another type is double-quoted, what would break the syntax single-quoted.
             true => out.push_str(&format!("'{}'", text.replace('\'', "''"))),
-            false => out.push_str(&format!("{text:?}")),
+            false => write_double_quoted(out, text),
         }
     } else {
         out.push_str(text);
     }
+}
+
+/// Whether upstream's emitter writes a character as itself. Characters beyond the basic plane are escaped.
+fn printable(c: char) -> bool {
+    matches!(c, ' '..='~' | '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}')
+}
+
+fn write_double_quoted(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\0' => out.push_str("\\0"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            '\r' => out.push_str("\\r"),
+            '\u{1b}' => out.push_str("\\e"),
+            '\u{85}' => out.push_str("\\N"),
+            '\u{2028}' => out.push_str("\\L"),
+            '\u{2029}' => out.push_str("\\P"),
+            c if printable(c) => out.push(c),
+            c => out.push_str(&match u32::from(c) {
+                n @ 0..=0xff => format!("\\x{n:02X}"),
+                n @ 0x100..=0xffff => format!("\\u{n:04X}"),
+                n => format!("\\U{n:08X}"),
+            }),
+        }
+    }
+    out.push('"');
 }
 
 fn needs_quotes(text: &str) -> bool {

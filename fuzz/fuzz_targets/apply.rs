@@ -1,0 +1,57 @@
+#![no_main]
+//! A sequence of writes to one object: parts between lines `---`, each one letter that says who writes and how, and an
+//! object. Upper case forces; `u` to `z` are updates (PUT), the others apply.
+
+use fairlead_api::{apply, decode, kind::Kind, schema, schema::Schema};
+use fairlead_fuzz::{grow, hold, kind_of, parts};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use serde_json::Value;
+
+fuzz_target!(|data: &[u8]| {
+    let mut live: Option<(&'static Kind, Value)> = None;
+    for part in parts(data).take(8) {
+        let Some((&who, body)) = part.split_first() else { continue };
+        let Ok(decoded) = decode::yaml(body) else { continue };
+        let kind = live.as_ref().map_or_else(|| kind_of(&decoded.value, &[]), |(kind, _)| kind);
+        let Some(schema) = schema::of(kind.schema) else { return };
+        let present = live.take().map(|(_, object)| object);
+        let written = match who {
+            b'u'..=b'z' => hold::object(kind, decoded, body).map(|new| updated(kind, schema, present.as_ref(), new, who)),
+            _ => applied(kind, schema, present.as_ref(), body, who),
+        };
+        live = written.or(present).map(|object| (kind, object));
+    }
+});
+
+fn actor<'a>(who: &'a str, api_version: &'a str, now: &'a str) -> apply::Actor<'a> {
+    apply::Actor { manager: who, api_version, subresource: "", now }
+}
+
+fn updated(kind: &'static Kind, schema: &Schema, live: Option<&Value>, mut new: Value, who: u8) -> Value {
+    let who = (who as char).to_string();
+    hold::complete(kind, &mut new);
+    let api_version = kind.api_version();
+    apply::track_update(schema, kind, live, &mut new, &actor(&who, &api_version, "2026-01-01T00:00:00Z"));
+    hold::managed(&new);
+    new
+}
+
+fn applied(kind: &'static Kind, schema: &Schema, live: Option<&Value>, body: &[u8], who: u8) -> Option<Value> {
+    let manager = (who.to_ascii_lowercase() as char).to_string();
+    let api_version = kind.api_version();
+    let config = apply::config(&api_version, kind.kind, body).ok()?;
+    let first = actor(&manager, &api_version, "2026-01-02T00:00:00Z");
+    let mut once = apply::apply(schema, kind, live, &config, who.is_ascii_uppercase(), &first).ok()?.object;
+    hold::complete(kind, &mut once);
+    hold::managed(&once);
+    hold::checked(kind, &once);
+    let later = actor(&manager, &api_version, "2026-01-03T00:00:00Z");
+    // What is applied again by the same manager is already so.
+    let again = apply::apply(schema, kind, Some(&once), &config, false, &later);
+    let mut twice = again.unwrap_or_else(|refused| panic!("refused the second time: {}", refused.0)).object;
+    hold::complete(kind, &mut twice);
+    assert!(apply::same_but_times(&once, &twice), "applied twice:\n{once}\n{twice}");
+    Some(once)
+}
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max: usize, seed: u32| grow::writes(data, size, max, seed));
