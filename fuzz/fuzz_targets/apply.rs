@@ -54,4 +54,4 @@ fn applied(kind: &'static Kind, schema: &Schema, live: Option<&Value>, body: &[u
     Some(once)
 }
 
-fuzz_mutator!(|data: &mut [u8], size: usize, max: usize, seed: u32| grow::writes(data, size, max, seed));
+fuzz_mutator!(|data: &mut [u8], size: usize, max: usize, seed: u32| { grow::writes(data, size, max, seed) });

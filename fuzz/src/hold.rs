@@ -10,7 +10,7 @@ use fairlead_api::{
     table::{self, Include},
     yaml,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::kind_of;
 
@@ -113,7 +113,7 @@ fn shown(kind: &Kind, object: &Value) {
     let printing = Printing { now: 1_767_225_600 };
     let row = (kind.cells)(object, &printing);
     assert_eq!(row.len(), table::columns(kind).len(), "a cell for each column");
-    let _ = table::table(kind, std::slice::from_ref(object), Include::Object, json!({}), &printing, true);
+    let _ = table::row(kind, object, Include::Object, &printing);
     for field in kind.fields {
         let _ = FieldSelector::value_of(kind, object, field.label);
     }

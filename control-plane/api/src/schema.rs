@@ -105,6 +105,8 @@ pub struct Property {
     pub schema: Schema,
 }
 
+const JSON_SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
 impl Schema {
     /// An unnamed node without merge rules.
     pub fn plain(shape: Shape) -> Self {
@@ -144,6 +146,32 @@ impl Schema {
             Shape::Array(items) => Some(items),
             _ => None,
         }
+    }
+
+    /// The node that `value` follows where a JSON schema or something else may stand: `additionalProperties` takes a
+    /// schema or a boolean, `items` one or many, `dependencies` a schema or names. `None` where there is no such node.
+    pub(crate) fn alternative(&self, value: &Value) -> Option<&'static Schema> {
+        static MANY: LazyLock<Schema> =
+            LazyLock::new(|| Schema::plain(Shape::Array(Box::new(Schema::plain(Shape::Ref(JSON_SCHEMA))))));
+        static NAMES: LazyLock<Schema> =
+            LazyLock::new(|| Schema::plain(Shape::Array(Box::new(Schema::plain(Shape::String)))));
+        let Shape::Any(name) = &self.shape else { return None };
+        match (name.strip_prefix(JSON_SCHEMA)?, value) {
+            (_, Value::Object(_)) => of(JSON_SCHEMA),
+            ("OrArray", Value::Array(_)) => Some(&MANY),
+            ("OrStringArray", Value::Array(_)) => Some(&NAMES),
+            _ => None,
+        }
+    }
+
+    /// Whether a JSON schema may stand here, among other things.
+    pub(crate) fn takes_schema(&self) -> bool {
+        matches!(&self.shape, Shape::Any(name) if name.strip_prefix(JSON_SCHEMA).is_some_and(|or| !or.is_empty()))
+    }
+
+    /// Whether nothing but a JSON schema or a boolean may stand here.
+    pub(crate) fn is_schema_or_bool(&self) -> bool {
+        matches!(&self.shape, Shape::Any(name) if name.strip_prefix(JSON_SCHEMA) == Some("OrBool"))
     }
 
     /// Replaced as a whole under apply (said by the field or by its type).

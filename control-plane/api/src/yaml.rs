@@ -258,6 +258,9 @@ pub fn write(value: &Value) -> String {
     out
 }
 
+/// Longer keys are announced by `?`.
+const MAX_SIMPLE_KEY: usize = 128;
+
 fn indent(out: &mut String, by: usize) {
     out.extend(std::iter::repeat_n(' ', by));
 }
@@ -267,7 +270,14 @@ fn write_map(out: &mut String, map: &Map<String, Value>, level: usize, inline_fi
         if i > 0 || !inline_first {
             indent(out, level);
         }
-        write_text(out, key, level);
+        if key.contains('\n') || key.len() > MAX_SIMPLE_KEY {
+            out.push_str("? ");
+            write_text(out, key, level + 2);
+            out.push('\n');
+            indent(out, level);
+        } else {
+            write_text(out, key, level);
+        }
         out.push(':');
         write_field(out, value, level);
     }

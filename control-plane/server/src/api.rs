@@ -13,6 +13,8 @@ use crate::{
     accept::Form,
     allocate::Allocators,
     cache::{Behind, Cache, Caches},
+    config::Limits,
+    inflight::InFlight,
     info::{Info, Params, Resource},
     kubelet::Kubelets,
     metrics::Metrics,
@@ -29,6 +31,8 @@ pub struct Api {
     pub tokens: Arc<Tokens>,
     pub metrics: Metrics,
     pub kubelets: Kubelets,
+    pub inflight: InFlight,
+    pub limits: Limits,
     pub advertise: (IpAddr, u16),
     /// Since the epoch.
     pub started: std::time::Duration,

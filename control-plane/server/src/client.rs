@@ -7,16 +7,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use fairlead_api::status;
 use futures::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
 use tower::Service;
 
 use crate::{
-    accept::Form,
     api::Api,
     body::{self, Body},
-    reply,
     route::{self, Peer},
     secure::User,
 };
@@ -40,15 +37,7 @@ impl Service<Request<kube::client::Body>> for InProcess {
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         let mut request = request.map(body::wrap);
         request.extensions_mut().insert(Peer(Some(self.user.clone())));
-        // A request that panics answers with an error, as it does for those who ask by a socket: it must not end the
-        // controller that asked. The router keeps no state that a panic could leave half-changed.
-        let answer = std::panic::AssertUnwindSafe(route::handle(self.api.clone(), request)).catch_unwind();
-        answer
-            .map(|done| {
-                let failed = |_| reply::status(Form::JSON, &status::internal("the request panicked"));
-                Ok(done.unwrap_or_else(failed))
-            })
-            .boxed()
+        route::handle_caught(self.api.clone(), request).map(Ok).boxed()
     }
 }
 

@@ -57,6 +57,55 @@ pub struct ServeArgs {
     /// Seconds that a node may be silent before its pods are looked after elsewhere
     #[arg(long, default_value_t = 40)]
     pub node_monitor_grace_seconds: u64,
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// What the server bounds, so that no client takes it from the others. Names and defaults are upstream's where it
+/// has them.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Limits {
+    /// Reads that are worked on at once; more wait a little and are then refused with 429. 0 is no bound
+    #[arg(long, default_value_t = 400)]
+    pub max_requests_inflight: usize,
+    /// Writes that are worked on at once; more wait a little and are then refused with 429. 0 is no bound
+    #[arg(long, default_value_t = 200)]
+    pub max_mutating_requests_inflight: usize,
+    /// Seconds that a request may take, its body included; watches and streams may take longer
+    #[arg(long, default_value_t = 60)]
+    pub request_timeout_seconds: u64,
+    /// Seconds after which a client that takes nothing of its answer is cut off
+    #[arg(long, default_value_t = 60)]
+    pub stall_timeout_seconds: u64,
+    /// Seconds after which a connection without a request is closed
+    #[arg(long, default_value_t = 90)]
+    pub idle_timeout_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_requests_inflight: 400,
+            max_mutating_requests_inflight: 200,
+            request_timeout_seconds: 60,
+            stall_timeout_seconds: 60,
+            idle_timeout_seconds: 90,
+        }
+    }
+}
+
+impl Limits {
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(self.request_timeout_seconds)
+    }
+
+    pub fn stall_timeout(&self) -> Duration {
+        Duration::from_secs(self.stall_timeout_seconds)
+    }
+
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_seconds)
+    }
 }
 
 impl ServeArgs {

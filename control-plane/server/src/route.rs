@@ -9,6 +9,7 @@ use fairlead_api::{
     registry,
     status::{self, Status},
 };
+use futures::FutureExt as _;
 use http::{HeaderMap, Method, Request, Response, header};
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     api::{Api, Call},
     body::Body,
     delete, discover, health,
+    inflight::Seat,
     info::{Info, Params, Resource},
     ingest, kubelet, patch, read,
     reply::{self, Answer},
@@ -30,6 +32,12 @@ use crate::{
 #[derive(Clone)]
 pub struct Peer(pub Option<Arc<User>>);
 
+/// Answers one request, also one that panics: the router keeps no state that a panic could leave half-changed.
+pub async fn handle_caught(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
+    let answer = std::panic::AssertUnwindSafe(handle(api, request)).catch_unwind().await;
+    answer.unwrap_or_else(|_| reply::status(Form::JSON, &status::internal("the request panicked")))
+}
+
 /// Answers one request.
 pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let params = Params::parse(request.uri().query());
@@ -43,21 +51,31 @@ pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     });
     let running = api.metrics.begin(&info, known);
     let form = plain_form(request.headers());
-    let answer = serve(&api, info, params, request).await;
-    let mut response = answer.unwrap_or_else(|refused| reply::status(form, &refused));
+    let mut seat = None;
+    let served = serve(&api, info, params, request, &mut seat);
+    let answer = if running.is_long() {
+        served.await
+    } else {
+        let late = || status::timeout("request did not complete within the allotted timeout", 0);
+        tokio::time::timeout(api.limits.request_timeout(), served).await.unwrap_or_else(|_| Err(late()))
+    };
+    let response = answer.unwrap_or_else(|refused| reply::status(form, &refused));
     running.answered(response.status().as_u16());
     if running.is_long() {
         // Counted as open until its body has been sent.
-        response.extensions_mut().insert(Arc::new(running));
-        response = hold(response);
+        return hold(response, running);
     }
-    response
+    // What is sent in one piece is as good as sent; a stream holds its seat until it ends.
+    if http_body::Body::size_hint(response.body()).exact().is_none() {
+        hold(response, seat)
+    } else {
+        response
+    }
 }
 
-/// Keeps what counts a stream alive as long as its body.
-fn hold(response: Response<Body>) -> Response<Body> {
+/// Keeps a guard alive as long as the body.
+fn hold(response: Response<Body>, guard: impl Send + 'static) -> Response<Body> {
     use http_body_util::BodyExt as _;
-    let guard = response.extensions().get::<Arc<crate::metrics::Running>>().cloned();
     response.map(|body| {
         body.map_frame(move |frame| {
             let _ = &guard;
@@ -67,9 +85,19 @@ fn hold(response: Response<Body>) -> Response<Body> {
     })
 }
 
-async fn serve(api: &Arc<Api>, info: Info, params: Params, request: Request<Body>) -> Answer {
+async fn serve(
+    api: &Arc<Api>,
+    info: Info,
+    params: Params,
+    request: Request<Body>,
+    seat: &mut Option<Seat>,
+) -> Answer {
     let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.as_ref());
     let user = api.authenticator.authenticate(peer, request.headers())?;
+    *seat = match api.inflight.enter(&user, &info).await {
+        Ok(seat) => seat,
+        Err(refusal) => return Ok(*refusal),
+    };
     may(api, &info, &params, &user)?;
     let Some(resource) = info.resource.clone() else { return path(api, &info, &params, request).await };
     let kind = registry::find(&resource.group, &resource.version, &resource.plural);

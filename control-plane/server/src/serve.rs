@@ -9,25 +9,36 @@ use std::{
 
 use http::Request;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::Api,
     body,
+    pace::{Paced, Patient, Streams, Traffic},
     route::{self, Peer},
     secure,
 };
 
 /// Connections that are open at once; more wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 16 << 10;
+/// Descriptors that connections leave to the store and to whatever else the process opens.
+const OTHER_FILES: usize = 512;
+/// What a head of HTTP/1 (the request line and all headers) may measure, and what is buffered of an answer.
+const MAX_HEAD: usize = 128 << 10;
+/// What the headers of an HTTP/2 request may measure.
+const MAX_HEADER_LIST: u32 = 64 << 10;
+/// Requests that one HTTP/2 connection may have open, watches among them.
+const MAX_STREAMS: u32 = 250;
+/// What is buffered of each answer on HTTP/2.
+const MAX_SEND: usize = 128 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long connections may take to finish what they began once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -60,78 +71,128 @@ pub async fn serve(
     tls: Arc<rustls::ServerConfig>,
     shutdown: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
-    let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = max_connections();
+    let door = Door {
+        acceptor: TlsAcceptor::from(tls),
+        limit: Arc::new(Semaphore::new(connections)),
+        api,
+        open: TaskTracker::new(),
+        shutdown,
+    };
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
-        tasks.spawn(accept(api.clone(), listener, acceptor.clone(), limit.clone(), shutdown.clone()));
+        tasks.spawn(door.clone().accept(listener));
     }
     while tasks.join_next().await.is_some() {}
-}
-
-async fn accept(
-    api: Arc<Api>,
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    limit: Arc<Semaphore>,
-    shutdown: CancellationToken,
-) {
-    let graceful = GracefulShutdown::new();
-    loop {
-        let Ok(permit) = limit.clone().acquire_owned().await else { break };
-        let (stream, address) = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of descriptors, as a rule: wait for some to be given back.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-        };
-        let watcher = graceful.watcher();
-        let (api, acceptor) = (api.clone(), acceptor.clone());
-        tokio::spawn(async move {
-            if let Err(error) = connection(api, stream, acceptor, watcher).await {
-                tracing::debug!(%address, %error, "a connection ended");
-            }
-            drop(permit);
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    door.open.close();
+    if tokio::time::timeout(DRAIN, door.open.wait()).await.is_err() {
         tracing::info!("connections that did not end in time are closed");
     }
 }
 
-async fn connection(
+/// As many connections as there are descriptors for, with some left for the store. Raises the process's own bound
+/// as far as it may.
+fn max_connections() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the bound on open files stays as it is");
+        }
+    }
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    files.map_or(MAX_CONNECTIONS, |files| MAX_CONNECTIONS.min(files - (files / 2).min(OTHER_FILES)))
+}
+
+/// Where connections come in.
+#[derive(Clone)]
+struct Door {
     api: Arc<Api>,
-    stream: TcpStream,
     acceptor: TlsAcceptor,
-    watcher: hyper_util::server::graceful::Watcher,
-) -> Result<(), body::BoxError> {
-    stream.set_nodelay(true)?;
-    keep_alive(&stream)?;
-    let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let peer = Peer(secure::tls::peer_user(tls.get_ref().1.peer_certificates()));
-    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let api = api.clone();
-        let mut request = request.map(body::wrap);
-        request.extensions_mut().insert(peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(route::handle(api, request).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Some(Duration::from_secs(90)));
+    limit: Arc<Semaphore>,
+    open: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Door {
+    async fn accept(self, listener: TcpListener) {
+        loop {
+            let Ok(permit) = self.limit.clone().acquire_owned().await else { break };
+            let (stream, address) = tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Out of descriptors, as a rule: wait for some to be given back.
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let door = self.clone();
+            self.open.spawn(async move {
+                if let Err(error) = door.connection(stream).await {
+                    tracing::debug!(%address, %error, "a connection ended");
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    async fn connection(self, stream: TcpStream) -> Result<(), body::BoxError> {
+        stream.set_nodelay(true)?;
+        keep_alive(&stream)?;
+        let limits = &self.api.limits;
+        let (idle, stall) = (limits.idle_timeout(), limits.stall_timeout());
+        let stream = Patient::new(stream, stall);
+        let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT.min(idle), self.acceptor.accept(stream)).await??;
+        let peer = Peer(secure::tls::peer_user(tls.get_ref().1.peer_certificates()));
+        // What was agreed on is spoken: waiting to see what comes would be waiting without end.
+        let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let traffic = Arc::new(Traffic::default());
+        let (api, counted) = (self.api.clone(), traffic.clone());
+        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let api = api.clone();
+            let open = counted.begin();
+            let mut request = request.map(body::wrap);
+            request.extensions_mut().insert(peer.clone());
+            async move {
+                let response = route::handle_caught(api, request).await;
+                Ok::<_, std::convert::Infallible>(response.map(|body| Paced::new(body, open)))
+            }
+        });
+        let builder = builder(http2, idle, stall);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = self.shutdown.cancelled() => {}
+            () = traffic.idle(idle) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection => ended,
+            // One that has nothing open and does not say goodbye in time.
+            () = traffic.idle(DRAIN) => Ok(()),
+        }
+    }
+}
+
+fn builder(http2: bool, idle: Duration, stall: Duration) -> auto::Builder<Streams> {
+    let builder = auto::Builder::new(Streams { limit: stall });
+    let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(Some(idle)).max_buf_size(MAX_HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(1000)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(MAX_SEND)
+        .max_header_list_size(MAX_HEADER_LIST)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service).into_owned();
-    watcher.watch(connection).await
+    builder
 }
 
 /// Finds out about peers that went away without a word, such as nodes that lost power under an open watch.

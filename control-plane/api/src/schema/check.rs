@@ -32,7 +32,14 @@ impl<'s> Walk<'s> {
         }
         let refuse = |walk: &Self| Err(walk.mismatch(json_type(v), schema));
         match (&schema.shape, v) {
-            (Shape::Opaque | Shape::Any(_), _) => Ok(()),
+            (Shape::Any(_), _) => match schema.alternative(v) {
+                Some(node) => self.node(node, v),
+                None if schema.is_schema_or_bool() && !v.is_boolean() => {
+                    Err("boolean or JSON schema expected".into())
+                }
+                None => Ok(()),
+            },
+            (Shape::Opaque, _) => Ok(()),
             (Shape::Ref(_), _) => match schema.resolve() {
                 node if matches!(node.shape, Shape::Ref(_)) => Ok(()),
                 node if v.is_object() => self.node(node, v),

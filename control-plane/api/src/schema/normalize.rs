@@ -28,7 +28,7 @@ struct Walk {
 
 impl Walk {
     fn node(&mut self, schema: &Schema, v: &mut Value) {
-        let node = schema.resolve();
+        let node = schema.alternative(v).unwrap_or(schema).resolve();
         match (&node.shape, &mut *v) {
             (Shape::Object(properties), Value::Object(map)) => {
                 for property in properties {
@@ -64,6 +64,8 @@ impl Walk {
                     *text = micros(stamp);
                 }
             }
+            // What is neither a schema nor what else may stand here is read as nothing.
+            (Shape::Any(_), value) if node.takes_schema() && !value.is_boolean() => *value = Value::Null,
             _ => {}
         }
     }
@@ -85,6 +87,10 @@ impl Walk {
         match (property.emit, map.get_mut(name)) {
             (_, Some(value)) => {
                 self.node(schema, value);
+                if value.is_null() {
+                    map.remove(name);
+                    return;
+                }
                 let collection = matches!(schema.shape, Shape::Array(_) | Shape::Map(_) | Shape::Bytes);
                 let omitted = property.emit == Emit::Omit || (property.emit == Emit::Pointer && collection);
                 if omitted && is_zero(value) {

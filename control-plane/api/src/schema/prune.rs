@@ -16,7 +16,7 @@ pub fn prune(schema: &Schema, v: &mut Value) -> Vec<String> {
 }
 
 fn walk(schema: &Schema, v: &mut Value, path: &mut Vec<String>, found: &mut Vec<String>) {
-    let schema = schema.resolve();
+    let schema = schema.alternative(v).unwrap_or(schema).resolve();
     match (&schema.shape, v) {
         (Shape::Object(_), Value::Object(map)) => {
             map.retain(|key, value| match schema.field(key) {
@@ -53,5 +53,5 @@ fn walk(schema: &Schema, v: &mut Value, path: &mut Vec<String>, found: &mut Vec<
 }
 
 fn has_fields(schema: &Schema) -> bool {
-    matches!(schema.shape, Shape::Ref(_) | Shape::Object(_) | Shape::Map(_) | Shape::Array(_))
+    matches!(schema.shape, Shape::Ref(_) | Shape::Object(_) | Shape::Map(_) | Shape::Array(_) | Shape::Any(_))
 }

@@ -56,6 +56,7 @@ impl Running {
             controllers: "none".into(),
             scheduler: false,
             node_monitor_grace_seconds: 40,
+            limits: fairlead_server::Limits::default(),
         };
         let stop = CancellationToken::new();
         let server: Server = fairlead_server::start(args, stop.clone()).await.unwrap();
