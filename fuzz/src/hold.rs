@@ -37,16 +37,19 @@ pub fn object(kind: &'static Kind, mut decoded: Decoded, bytes: &[u8]) -> Option
 
 /// What a round trip through the types and the defaults make of an object. Doing it again changes nothing.
 pub fn complete(kind: &Kind, object: &mut Value) {
+    once(kind, object);
+    let first = object.clone();
+    once(kind, object);
+    same(&first, object, "completed twice");
+}
+
+fn once(kind: &Kind, object: &mut Value) {
     let Some(schema) = schema::of(kind.schema) else { return };
-    schema::normalize(schema, object);
-    let once = object.clone();
-    schema::normalize(schema, object);
-    same(&once, object, "normalized twice");
+    let empties = schema::decoded(schema, object);
     (kind.default)(object);
-    let once = object.clone();
-    schema::normalize(schema, object);
-    (kind.default)(object);
-    same(&once, object, "defaulted twice");
+    if empties {
+        schema::normalize(schema, object);
+    }
 }
 
 #[track_caller]
