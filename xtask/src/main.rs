@@ -1,5 +1,6 @@
-//! `cargo xtask`: builds, starts, tests and removes a whole Fairlead cluster on one machine.
+//! `cargo xtask`: builds, starts, tests, measures and removes a whole Fairlead cluster on one machine.
 
+mod bench;
 mod bpf;
 mod cluster;
 mod demo;
@@ -62,6 +63,9 @@ enum Command {
     },
     /// Run the tests: unit, packets, netns, cluster; all of them by default.
     Test(suite::Args),
+    /// Measure what the control plane costs.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Keep the processes of a cluster running (started by `up`).
     #[command(hide = true)]
     Supervise {
@@ -102,6 +106,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return cluster::enter(&cluster.name, cluster::OUTSIDE, &command);
         }
         Command::Test(args) => return suite::run(&steps, &workspace, &args),
+        Command::Bench(bench) => return bench::run(&steps, &workspace, &bench),
         Command::Supervise { plan } => cluster::supervise::run(&plan)?,
     }
     Ok(ExitCode::SUCCESS)
