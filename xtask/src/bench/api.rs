@@ -30,6 +30,9 @@ pub struct Args {
     /// Fewer requests (a fifth), and no start with 100,000 objects: under a minute, less exact.
     #[arg(long)]
     quick: bool,
+    /// The API server by itself, without controllers and scheduler.
+    #[arg(long)]
+    alone: bool,
     /// Measure this fairlead-server instead of building one.
     #[arg(long, value_name = "PROGRAM")]
     server: Option<PathBuf>,
@@ -77,7 +80,7 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
     let begun = Instant::now();
     let mut columns = Vec::new();
     for store in stores {
-        let mut run = Run::new(&program, folder.path(), *store, scale)?;
+        let mut run = Run::new(&program, folder.path(), *store, scale, args.alone)?;
         for (name, stage) in STAGES {
             steps.run(&format!("{}: {name}", run.column.store), || stage(&mut run, &runtime))?;
         }
@@ -116,8 +119,14 @@ const STAGES: &[(&str, Stage)] = &[
 ];
 
 impl<'a> Run<'a> {
-    fn new(program: &Path, folder: &Path, store: Backend, scale: &'a Scale) -> anyhow::Result<Run<'a>> {
-        let plane = Plane::new(program, folder, store)?;
+    fn new(
+        program: &Path,
+        folder: &Path,
+        store: Backend,
+        scale: &'a Scale,
+        alone: bool,
+    ) -> anyhow::Result<Run<'a>> {
+        let plane = Plane::new(program, folder, store, alone)?;
         let column = Column::new(format!("{store:?}").to_lowercase());
         Ok(Run { plane, connections: Vec::new(), scale, column, made: 0 })
     }
@@ -147,8 +156,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Pods need the account that a controller makes.
+    /// Pods need the account that a controller makes, if there is one.
     async fn service_account(&mut self) -> anyhow::Result<()> {
+        if self.plane.alone {
+            return self.ask(vec![objects::create_account()], 201).await.map(drop);
+        }
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/default", objects::NAMESPACE);
         let end = Instant::now() + Duration::from_secs(20);
         let connection = self.connections.first_mut().context("no connection")?;

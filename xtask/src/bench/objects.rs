@@ -22,6 +22,11 @@ pub fn create_namespace() -> Vec<u8> {
     request("POST", "/api/v1/namespaces", JSON, &body)
 }
 
+pub fn create_account() -> Vec<u8> {
+    let body = r#"{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"default"}}"#;
+    request("POST", &format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"), JSON, body)
+}
+
 /// A ConfigMap that is about 690 bytes long as the server keeps it.
 pub fn create_config_map(name: &str) -> Vec<u8> {
     let text = "listen 8080; log warn; upstream backend-a backend-b; ".repeat(4);
@@ -47,9 +52,7 @@ pub fn create_pod(name: &str) -> Vec<u8> {
         concat!(
             r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{}","labels":{{"app":"bench"}}}},"#,
             r#""spec":{{"nodeSelector":{{"bench":"nowhere"}},"containers":[{{"name":"web","#,
-            r#""image":"registry.example/web:1","ports":[{{"containerPort":8080}}],"#,
-            r#""env":[{{"name":"LEVEL","value":"warn"}}],"#,
-            r#""resources":{{"requests":{{"cpu":"10m","memory":"16Mi"}}}}}}]}}}}"#
+            r#""image":"registry.example/web:1","resources":{{"requests":{{"cpu":"10m"}}}}}}]}}}}"#
         ),
         name
     );

@@ -131,17 +131,19 @@ pub struct Plane {
     data: PathBuf,
     port: u16,
     etcd_port: u16,
+    /// Neither controllers nor scheduler run.
+    pub alone: bool,
 }
 
 impl Plane {
     /// Prepares one; the server is not started yet.
-    pub fn new(program: &Path, folder: &Path, store: Backend) -> anyhow::Result<Plane> {
+    pub fn new(program: &Path, folder: &Path, store: Backend, alone: bool) -> anyhow::Result<Plane> {
         let folder = folder.join(format!("{store:?}").to_lowercase());
         fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let data = folder.join("data");
         let [port, etcd_port, peer_port] = free_ports()?;
         let program = program.to_owned();
-        let mut plane = Plane { server: None, etcd: None, program, folder, data, port, etcd_port };
+        let mut plane = Plane { server: None, etcd: None, program, folder, data, port, etcd_port, alone };
         if store == Backend::Etcd {
             plane.start_etcd(peer_port)?;
         }
@@ -170,6 +172,9 @@ impl Plane {
         let mut server = Command::new(&self.program);
         server.arg("--data-dir").arg(&self.data).args(["--bind-address", "127.0.0.1"]);
         server.args(["--secure-port", &self.port.to_string()]);
+        if self.alone {
+            server.args(["--controllers=none", "--scheduler=false"]);
+        }
         if self.etcd.is_some() {
             server.args(["--etcd-servers", &format!("http://127.0.0.1:{}", self.etcd_port)]);
         }
