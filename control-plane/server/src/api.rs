@@ -36,6 +36,8 @@ pub struct Api {
     pub advertise: (IpAddr, u16),
     /// Since the epoch.
     pub started: std::time::Duration,
+    /// How long Events are kept.
+    pub event_ttl: std::time::Duration,
     /// Cancelled when the server is about to stop; long-running answers end then.
     pub stopping: tokio_util::sync::CancellationToken,
 }

@@ -48,6 +48,15 @@ pub struct ServeArgs {
     /// Key of the client certificate for etcd (PEM)
     #[arg(long, requires = "etcd_certfile")]
     pub etcd_keyfile: Option<PathBuf>,
+    /// What stands before every key in etcd
+    #[arg(long, default_value = "/registry")]
+    pub etcd_prefix: String,
+    /// How long changes stay available to watches and lists at older revisions, as 5m0s; 0 leaves compaction to others
+    #[arg(long, default_value = "5m0s", value_parser = duration)]
+    pub etcd_compaction_interval: Duration,
+    /// How long Events are kept
+    #[arg(long, default_value = "1h0m0s", value_parser = duration)]
+    pub event_ttl: Duration,
     /// Controllers to run: `*` for all, `none`, or names with `-` before those to leave out
     #[arg(long, default_value = "*", allow_hyphen_values = true)]
     pub controllers: String,
@@ -136,4 +145,43 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
         return Err("the first port must be above 0 and not above the last".into());
     }
     Ok(first..=last)
+}
+
+/// A duration as Go writes it: `1h30m`, `1.5s`, `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, f64); 6] =
+        [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
+    let bad = || format!("{text:?} is not a duration like 1h30m");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
+        let unit = UNITS.iter().find(|(unit, _)| rest[digits..].starts_with(unit)).ok_or_else(bad)?;
+        seconds += number * unit.1;
+        rest = &rest[digits + unit.0.len()..];
+    }
+    if text.is_empty() {
+        return Err(bad());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_in_go() {
+        for (text, millis) in
+            [("5m0s", 300_000), ("1h0m0s", 3_600_000), ("0", 0), ("1.5s", 1500), ("1h2m3s4ms", 3_723_004)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "m", "-1s", "1s2", "1x", "1..2s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

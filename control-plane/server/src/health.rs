@@ -12,7 +12,7 @@ const CHECKS: [(&str, bool); 5] =
 
 async fn passes(api: &Api, check: &str) -> bool {
     match check {
-        "etcd" => api.store.current_revision().await.is_ok(),
+        "etcd" => api.store.check().await.is_ok(),
         "informer-sync" => api.caches.applied() > 0,
         "shutdown" => !api.stopping.is_cancelled(),
         _ => true,

@@ -25,9 +25,6 @@ use crate::{
     serve,
 };
 
-/// How long history stays available in etcd; the embedded store has the same default.
-const HISTORY: Duration = Duration::from_secs(300);
-
 /// Why a control plane did not come up, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -108,17 +105,21 @@ impl Observer for Fed {
 }
 
 async fn open(args: &ServeArgs) -> Result<Arc<dyn Store>, Error> {
+    let history = args.etcd_compaction_interval;
+    let history = (history > Duration::ZERO).then_some(history);
     if args.etcd_servers.is_empty() {
         let directory = args.data_dir.join("store");
-        let opened =
-            tokio::task::spawn_blocking(move || Embedded::open(directory, EmbeddedOptions::default())).await;
+        let options =
+            EmbeddedOptions { history: history.unwrap_or(Duration::MAX), ..EmbeddedOptions::default() };
+        let opened = tokio::task::spawn_blocking(move || Embedded::open(directory, options)).await;
         let store = opened.map_err(|error| StoreError::Unavailable(error.to_string()))??;
         return Ok(Arc::new(store));
     }
     let client = args.etcd_certfile.clone().zip(args.etcd_keyfile.clone());
     let tls = (args.etcd_cafile.is_some() || client.is_some())
         .then(|| EtcdTls { ca: args.etcd_cafile.clone(), client });
-    let options = EtcdOptions { endpoints: args.etcd_servers.clone(), tls, history: Some(HISTORY) };
+    let options =
+        EtcdOptions { endpoints: args.etcd_servers.clone(), tls, prefix: args.etcd_prefix.clone(), history };
     Ok(Arc::new(Etcd::connect(options).await?))
 }
 
@@ -194,6 +195,7 @@ async fn state(
         limits: args.limits.clone(),
         advertise: (args.advertised(), address.port()),
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        event_ttl: args.event_ttl,
         stopping: shutdown.clone(),
     }))
 }

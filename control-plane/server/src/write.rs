@@ -188,7 +188,7 @@ impl<'a> Writing<'a> {
             }
             let bytes = self.stored(&object);
             let mut write = Write::create(stored_key.as_str(), bytes.clone());
-            if let Some(ttl) = lifetime(kind) {
+            if let Some(ttl) = lifetime(&self.api, kind) {
                 write = write.lasting(ttl);
             }
             match self.commit(write, &claims).await {
@@ -349,7 +349,7 @@ impl<'a> Writing<'a> {
             return self.remove(key, current, bytes).await;
         }
         let mut write = Write::update(store_key(kind, key), current.revision, bytes.clone());
-        if let Some(ttl) = lifetime(kind) {
+        if let Some(ttl) = lifetime(&self.api, kind) {
             write = write.lasting(ttl);
         }
         match self.commit(write, &claims).await {
@@ -502,9 +502,9 @@ fn dry(object: &Value) -> Bytes {
     serde_json::to_vec(object).unwrap_or_default().into()
 }
 
-/// How long objects of a kind are kept (upstream's `--event-ttl`).
-fn lifetime(kind: &Kind) -> Option<std::time::Duration> {
-    (kind.storage == "events").then_some(std::time::Duration::from_secs(3600))
+/// How long objects of a kind are kept, if not for ever.
+fn lifetime(api: &Api, kind: &Kind) -> Option<std::time::Duration> {
+    (kind.storage == "events" && !api.event_ttl.is_zero()).then_some(api.event_ttl)
 }
 
 /// Now, as metadata has it.

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use crate::{Event, Result, Revision, StoreError, WatchItem, WatchStream};
 
-/// The most that the ring holds.
-const RING_EVENTS: usize = 8192;
-const RING_BYTES: usize = 4 << 20;
+/// The most that the ring holds: enough for watchers that read on as events come, history has the rest.
+const RING_EVENTS: usize = 4096;
+const RING_BYTES: usize = 1 << 20;
 
 /// The most events that one step of a watcher takes from the ring; more follow in the next step.
 const STEP_EVENTS: usize = 512;

@@ -259,6 +259,15 @@ pub trait Store: Send + Sync + 'static {
     /// The newest revision. With a cluster behind the store this is a linearizable read.
     fn current_revision(&self) -> BoxFuture<'_, Result<Revision>>;
 
+    /// The oldest revision whose state can be listed and after which a watch can start. It grows by compaction.
+    fn oldest_revision(&self) -> BoxFuture<'_, Result<Revision>>;
+
+    /// Whether the store could take a write now.
+    ///
+    /// # Errors
+    /// What stands in the way: a full disk, a lost cluster.
+    fn check(&self) -> BoxFuture<'_, Result<()>>;
+
     /// Forgets history before `revision`: lists at older revisions and watches after older revisions end with
     /// [`StoreError::Compacted`]. Values that are still current stay.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<()>>;

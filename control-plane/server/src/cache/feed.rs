@@ -15,7 +15,14 @@ use tokio_util::sync::CancellationToken;
 use super::{Cache, Caches, Item};
 
 /// Objects read from the store at once when it fills the caches.
-const PAGE: usize = 500;
+const PAGE: usize = 1000;
+
+/// How far back the caches begin when a server starts, in revisions, if the store's history reaches so far: watches
+/// go on over a restart from there. Each is read again, so that this is also a bound on the time to become ready.
+const RESUME: u64 = 10_000;
+
+/// The longest that reading them may take; without them watches have to begin anew.
+const RESUME_TIME: Duration = Duration::from_secs(2);
 
 /// Sees every change in the order of the store, before the caches show it.
 pub trait Observer: Send + Sync + 'static {
@@ -41,16 +48,40 @@ pub async fn start(
         by_storage.entry(kind.storage).or_insert_with(|| Arc::new(Cache::new(kind)));
     }
     let caches = Arc::new(Caches { by_storage, applied: watch::Sender::new(0), store });
-    let revision = fill(&caches, &*observer).await?;
+    let revision = resume(&caches, &*observer).await?;
     tokio::spawn(follow(caches.clone(), observer, revision, shutdown));
     Ok(caches)
 }
 
-/// Reads everything at one revision.
-async fn fill(caches: &Caches, observer: &dyn Observer) -> Result<u64, StoreError> {
+/// Fills the caches as they were some time ago and lets them live through what came after.
+async fn resume(caches: &Caches, observer: &dyn Observer) -> Result<u64, StoreError> {
+    let now = caches.store.current_revision().await?;
+    let from = now.saturating_sub(RESUME).max(caches.store.oldest_revision().await?).min(now);
+    let replay = async {
+        let mut revision = fill(caches, observer, Some(from)).await?;
+        while revision < now {
+            match drain(caches, observer, &mut revision, now).await {
+                Ok(()) => break,
+                Err(StoreError::Unavailable(reason)) => tracing::warn!(%reason, "history is read again"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(revision)
+    };
+    match tokio::time::timeout(RESUME_TIME, replay).await {
+        Ok(Ok(revision)) => return Ok(revision),
+        Ok(Err(error)) => tracing::warn!(%error, from, "watches from before the start cannot go on"),
+        Err(_) => {
+            tracing::warn!(from, now, "too much has changed for watches from before the start to go on")
+        }
+    }
+    fill(caches, observer, None).await
+}
+
+/// Reads everything as it was at one revision: `at`, or the present one.
+async fn fill(caches: &Caches, observer: &dyn Observer, mut at: Option<u64>) -> Result<u64, StoreError> {
     let mut maps: HashMap<&str, BTreeMap<Arc<str>, Arc<Item>>> = HashMap::new();
     let mut after: Option<Arc<str>> = None;
-    let mut at = None;
     observer.reset();
     loop {
         let page = caches.store.list("", after.as_deref(), PAGE, at).await?;
@@ -107,11 +138,14 @@ async fn follow(
     while !shutdown.is_cancelled() {
         let error = tokio::select! {
             () = shutdown.cancelled() => return,
-            error = drain(&caches, &*observer, &mut revision) => error,
+            outcome = drain(&caches, &*observer, &mut revision, u64::MAX) => match outcome {
+                Ok(()) => return,
+                Err(error) => error,
+            },
         };
         tracing::warn!(%error, revision, "the watch of the store ended");
         if matches!(error, StoreError::Compacted { .. } | StoreError::Future { .. }) {
-            match fill(&caches, &*observer).await {
+            match fill(&caches, &*observer, None).await {
                 Ok(filled) => revision = filled,
                 Err(error) => tracing::error!(%error, "the caches could not be filled again"),
             }
@@ -120,28 +154,30 @@ async fn follow(
     }
 }
 
-async fn drain(caches: &Caches, observer: &dyn Observer, revision: &mut u64) -> StoreError {
-    let mut stream = match caches.store.watch("", *revision).await {
-        Ok(stream) => stream,
-        Err(error) => return error,
-    };
-    loop {
-        match stream.next().await {
+/// Applies changes until `upto` is reached.
+async fn drain(
+    caches: &Caches,
+    observer: &dyn Observer,
+    revision: &mut u64,
+    upto: u64,
+) -> Result<(), StoreError> {
+    let mut stream = caches.store.watch("", *revision).await?;
+    while *revision < upto {
+        let at = match stream.next().await {
             Some(Ok(WatchItem::Events(at, events))) => {
                 apply(caches, observer, at, &events);
-                *revision = at;
-                caches.applied.send_replace(at);
+                at
             }
-            Some(Ok(WatchItem::Progress(at))) => {
-                if at > *revision {
-                    *revision = at;
-                    caches.applied.send_replace(at);
-                }
-            }
-            Some(Err(error)) => return error,
-            None => return StoreError::Unavailable("the stream ended".into()),
+            Some(Ok(WatchItem::Progress(at))) => at,
+            Some(Err(error)) => return Err(error),
+            None => return Err(StoreError::Unavailable("the stream ended".into())),
+        };
+        if at > *revision {
+            *revision = at;
+            caches.applied.send_replace(at);
         }
     }
+    Ok(())
 }
 
 /// A key with its new object; `None` is a deletion.

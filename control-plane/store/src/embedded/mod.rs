@@ -7,17 +7,22 @@
 //! Three keyspaces hold the data: `current` (key to newest value), `log` (revision to change, with the value before
 //! it, for watches and for lists at an older revision) and `expiry` (second to keys that end then). `meta` holds the
 //! two revisions.
+//!
+//! A write that fails (a full disk, as a rule) leaves open what of it is on disk. The database is closed then, and
+//! opened again as soon as there is space: what it holds after that is the truth, and watchers go on from its log.
 
+mod engine;
 mod record;
 mod writer;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
+use engine::{COMPACTED, Engine, Place, REVISION};
+use fjall::{Readable, Snapshot};
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
@@ -32,15 +37,21 @@ use crate::{
 pub struct EmbeddedOptions {
     /// How long a change stays available to watches and to lists at older revisions.
     pub history: Duration,
-    /// The most changes that stay available, however young they are.
+    /// The most changes that stay available, however young they are, and the most bytes of them.
     pub history_changes: usize,
+    pub history_bytes: u64,
     /// The memory for blocks read from disk, in bytes.
     pub cache_bytes: u64,
 }
 
 impl Default for EmbeddedOptions {
     fn default() -> Self {
-        EmbeddedOptions { history: Duration::from_secs(300), history_changes: 10_000, cache_bytes: 4 << 20 }
+        EmbeddedOptions {
+            history: Duration::from_secs(300),
+            history_changes: 10_000,
+            history_bytes: 32 << 20,
+            cache_bytes: 4 << 20,
+        }
     }
 }
 
@@ -58,20 +69,12 @@ const QUEUE: usize = 4096;
 const STEP_CHANGES: usize = 256;
 const STEP_BYTES: usize = 2 << 20;
 
-const REVISION: &str = "revision";
-const COMPACTED: &str = "compacted";
-const FORMAT: &str = "format";
-const FORMAT_NOW: &[u8] = b"1";
-
 struct Shared {
-    path: PathBuf,
-    database: Database,
-    meta: Keyspace,
-    current: Keyspace,
-    log: Keyspace,
-    expiry: Keyspace,
-    /// What readers see: durable, and of one revision.
-    view: RwLock<View>,
+    place: Place,
+    /// What readers see: durable, and of one revision. While the database is closed, why it is.
+    view: RwLock<Result<View>>,
+    /// Why a write would fail now, although the database is open.
+    trouble: Mutex<Option<StoreError>>,
     index: Mutex<LogIndex>,
     hub: Arc<Hub>,
     options: EmbeddedOptions,
@@ -81,13 +84,62 @@ struct Shared {
 struct View {
     snapshot: Snapshot,
     revision: Revision,
+    /// Last, so that nothing outlives the database that was taken from it.
+    engine: Arc<Engine>,
+}
+
+/// A change in the log.
+#[derive(Clone)]
+struct Logged {
+    revision: Revision,
+    place: u16,
+    bytes: u32,
+    key: Arc<str>,
 }
 
 /// Which keys changed when, for the changes in the log.
 #[derive(Default)]
 struct LogIndex {
-    changes: VecDeque<(Revision, u16, Arc<str>)>,
+    changes: VecDeque<Logged>,
+    bytes: u64,
     compacted: Revision,
+}
+
+impl LogIndex {
+    fn push(&mut self, change: Logged) {
+        self.bytes += u64::from(change.bytes);
+        self.changes.push_back(change);
+    }
+
+    /// The place of the first change after `revision`.
+    fn after(&self, revision: Revision) -> usize {
+        self.changes.partition_point(|change| change.revision <= revision)
+    }
+
+    /// Forgets changes up to `revision`, and gives them.
+    fn compact(&mut self, revision: Revision) -> Vec<Logged> {
+        self.compacted = revision;
+        let end = self.after(revision);
+        let dropped: Vec<_> = self.changes.drain(..end).collect();
+        self.bytes -= dropped.iter().map(|change| u64::from(change.bytes)).sum::<u64>();
+        dropped
+    }
+
+    /// The newest revision that has to go for the rest to be within the limits.
+    fn surplus(&self, options: &EmbeddedOptions) -> Revision {
+        let mut count = self.changes.len();
+        let mut bytes = self.bytes;
+        let mut oldest = 0;
+        for change in &self.changes {
+            if count <= options.history_changes && bytes <= options.history_bytes {
+                break;
+            }
+            count -= 1;
+            bytes -= u64::from(change.bytes);
+            oldest = change.revision;
+        }
+        oldest
+    }
 }
 
 impl Embedded {
@@ -100,7 +152,7 @@ impl Embedded {
         let shared = Arc::new(Shared::open(directory.as_ref(), options)?);
         let (requests, queue) = mpsc::channel(QUEUE);
         let failed = |reason: std::io::Error| StoreError::Storage {
-            path: shared.path.display().to_string(),
+            path: shared.place.to_string(),
             reason: reason.to_string(),
         };
         writer::start_ticker(requests.downgrade()).map_err(failed)?;
@@ -131,91 +183,99 @@ impl Drop for Embedded {
 
 impl Shared {
     fn open(path: &Path, options: EmbeddedOptions) -> Result<Self> {
-        let failed = |error: fjall::Error| storage_error(path, &error);
-        let database = Database::builder(path)
-            .cache_size(options.cache_bytes)
-            .worker_threads(1)
-            .max_journaling_size(64 << 20)
-            .manual_journal_persist(true)
-            .open()
-            .map_err(failed)?;
-        let keyspace = |name: &str, memtable: u64| {
-            database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable))
-        };
-        let meta = keyspace("meta", 1 << 20).map_err(failed)?;
-        let current = keyspace("current", 8 << 20).map_err(failed)?;
-        let log = keyspace("log", 8 << 20).map_err(failed)?;
-        let expiry = keyspace("expiry", 1 << 20).map_err(failed)?;
-        check_format(path, &meta)?;
-        let read = |name: &str| -> Result<Option<Revision>> {
-            let bytes = meta.get(name).map_err(failed)?;
-            Ok(bytes.and_then(|bytes| record::revision_at(&bytes, 0)))
-        };
-        let revision = read(REVISION)?.unwrap_or(1);
-        let compacted = read(COMPACTED)?.unwrap_or(1);
-        let snapshot = database.snapshot();
+        let engine = Engine::open(path, &options)?;
+        let place = Place::of(path)?;
+        let revision = engine.revision(REVISION)?.unwrap_or(1);
         let shared = Shared {
-            path: path.to_owned(),
-            view: RwLock::new(View { snapshot, revision }),
-            index: Mutex::new(LogIndex { changes: VecDeque::new(), compacted }),
+            view: RwLock::new(Ok(View {
+                snapshot: engine.database.snapshot(),
+                revision,
+                engine: engine.into(),
+            })),
+            trouble: Mutex::new(None),
+            index: Mutex::default(),
             hub: Arc::new(Hub::new(revision)),
-            database,
-            meta,
-            current,
-            log,
-            expiry,
+            place,
             options,
         };
-        shared.load_index()?;
+        shared.load_index(&shared.view()?)?;
         Ok(shared)
     }
 
-    /// Reads which changes the log holds, and drops those that a crash left behind during compaction.
-    fn load_index(&self) -> Result<()> {
-        let mut index = self.index.lock();
-        let view = self.view();
-        let start = record::log_key(index.compacted + 1, 0, "");
-        for guard in view.snapshot.range(&self.log, start..) {
-            let key = guard.key().map_err(|error| self.error(&error))?;
+    /// Opens the database again after a failure, once nobody holds the old one any more. Answers with its revision.
+    fn reopen(&self) -> Result<Revision> {
+        self.place.check()?;
+        let engine = Engine::open(self.place.path(), &self.options)?;
+        let revision = engine.revision(REVISION)?.unwrap_or(1);
+        let published = self.hub.published();
+        if revision < published {
+            let reason = format!("it went back from revision {published} to {revision}");
+            return Err(StoreError::Storage { path: self.place.to_string(), reason });
+        }
+        // What was in doubt is settled by this: the revision that was found is durable.
+        engine.write_revision(revision)?;
+        let view = View { snapshot: engine.database.snapshot(), revision, engine: engine.into() };
+        self.load_index(&view)?;
+        *self.view.write() = Ok(view);
+        *self.trouble.lock() = None;
+        self.hub.restart(revision);
+        Ok(revision)
+    }
+
+    /// Closes the database: readers and writers get `failure` until it is open again. Watches wait.
+    fn close(&self, failure: &StoreError) {
+        *self.trouble.lock() = Some(failure.clone());
+        *self.view.write() = Err(failure.clone());
+    }
+
+    /// Reads which changes the log holds, but for those that a crash left behind during compaction.
+    fn load_index(&self, view: &View) -> Result<()> {
+        let compacted = view.engine.revision(COMPACTED)?.unwrap_or(1);
+        let mut index = LogIndex { compacted, ..LogIndex::default() };
+        let start = record::log_key(compacted + 1, 0, "");
+        for guard in view.snapshot.range(&view.engine.log, start..) {
+            let (key, value) = guard.into_inner().map_err(|error| self.error(&error))?;
             let (revision, place, key) =
                 record::decode_log_key(&key).map_err(|error| self.damaged(&error))?;
-            index.changes.push_back((revision, place, key.into()));
+            let bytes = u32::try_from(value.len()).unwrap_or(u32::MAX);
+            index.push(Logged { revision, place, bytes, key: key.into() });
         }
+        *self.index.lock() = index;
         Ok(())
     }
 
-    fn view(&self) -> View {
+    fn view(&self) -> Result<View> {
         self.view.read().clone()
     }
 
     fn error(&self, error: &fjall::Error) -> StoreError {
-        storage_error(&self.path, error)
+        engine::storage_error(self.place.path(), error)
     }
 
     fn damaged(&self, error: &record::Damaged) -> StoreError {
-        StoreError::Storage { path: self.path.display().to_string(), reason: error.to_string() }
+        StoreError::Storage { path: self.place.to_string(), reason: error.to_string() }
     }
 
-    fn read_current(&self, snapshot: &Snapshot, key: &str) -> Result<Option<Entry>> {
-        let bytes = snapshot.get(&self.current, key).map_err(|error| self.error(&error))?;
+    fn read_current(&self, view: &View, key: &str) -> Result<Option<Entry>> {
+        let bytes = view.snapshot.get(&view.engine.current, key).map_err(|error| self.error(&error))?;
         bytes
             .map(|bytes| record::decode_current(key.as_bytes(), &bytes))
             .transpose()
             .map_err(|error| self.damaged(&error))
     }
 
-    fn read_change(&self, snapshot: &Snapshot, revision: Revision, place: u16, key: &str) -> Result<Event> {
+    fn read_change(&self, view: &View, revision: Revision, place: u16, key: &str) -> Result<Event> {
         let at = record::log_key(revision, place, key);
-        let bytes = snapshot.get(&self.log, at).map_err(|error| self.error(&error))?;
+        let bytes = view.snapshot.get(&view.engine.log, at).map_err(|error| self.error(&error))?;
         let bytes = bytes.ok_or_else(|| StoreError::Storage {
-            path: self.path.display().to_string(),
+            path: self.place.to_string(),
             reason: format!("the change of {key:?} at revision {revision} is missing from the log"),
         })?;
         record::decode_change(revision, key, &bytes).map_err(|error| self.damaged(&error))
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize, at: Option<Revision>) -> Result<Page> {
-        let view = self.view();
+        let view = self.view()?;
         let revision = at.unwrap_or(view.revision);
         if revision > view.revision {
             return Err(StoreError::Future { requested: revision, current: view.revision });
@@ -225,7 +285,7 @@ impl Shared {
             Some(after) if after >= prefix => format!("{after}\0"),
             _ => prefix.to_owned(),
         };
-        let now = view.snapshot.range(&self.current, start..);
+        let now = view.snapshot.range(&view.engine.current, start..);
         let merge = Merge { shared: self, view: &view, now, head: None, past, prefix };
         let mut entries = Vec::new();
         let mut more = false;
@@ -255,13 +315,12 @@ impl Shared {
         if revision < index.compacted {
             return Err(StoreError::Compacted { requested: revision, oldest: index.compacted });
         }
-        let start = index.changes.partition_point(|(at, _, _)| *at <= revision);
-        for (at, place, key) in index.changes.range(start..) {
-            if *at > view.revision {
+        for change in index.changes.range(index.after(revision)..) {
+            if change.revision > view.revision {
                 break;
             }
-            if key.starts_with(prefix) && after.is_none_or(|after| key.as_ref() > after) {
-                past.entry(key.clone()).or_insert((*at, *place));
+            if change.key.starts_with(prefix) && after.is_none_or(|after| change.key.as_ref() > after) {
+                past.entry(change.key.clone()).or_insert((change.revision, change.place));
             }
         }
         Ok(past)
@@ -269,28 +328,33 @@ impl Shared {
 
     /// The changes after `after` from the log, whole revisions, and up to which revision they are complete.
     fn read_log(&self, after: Revision) -> Result<(Vec<Arc<Event>>, Revision)> {
-        let view = self.view();
-        let changes: Vec<_> = {
+        let view = self.view()?;
+        let (changes, upto) = {
             let index = self.index.lock();
             if after < index.compacted {
                 return Err(StoreError::Compacted { requested: after, oldest: index.compacted });
             }
-            let start = index.changes.partition_point(|(at, _, _)| *at <= after);
-            index.changes.range(start..).take_while(|(at, _, _)| *at <= view.revision).cloned().collect()
-        };
-        let mut events: Vec<Arc<Event>> = Vec::new();
-        let mut bytes = 0;
-        for (revision, place, key) in changes {
-            let full = events.len() >= STEP_CHANGES || bytes >= STEP_BYTES;
-            if let Some(last) = events.last().filter(|last| full && last.revision != revision) {
-                let upto = last.revision;
-                return Ok((events, upto));
+            let mut changes: Vec<Logged> = Vec::new();
+            let mut upto = view.revision;
+            let mut bytes = 0;
+            for change in index.changes.range(index.after(after)..) {
+                if change.revision > view.revision {
+                    break;
+                }
+                let full = changes.len() >= STEP_CHANGES || bytes >= STEP_BYTES;
+                if let Some(last) = changes.last().filter(|last| full && last.revision != change.revision) {
+                    upto = last.revision;
+                    break;
+                }
+                bytes += change.bytes as usize;
+                changes.push(change.clone());
             }
-            let event = self.read_change(&view.snapshot, revision, place, &key)?;
-            bytes += event.value.as_ref().map_or(0, |value| value.len());
-            events.push(Arc::new(event));
-        }
-        Ok((events, view.revision))
+            (changes, upto)
+        };
+        let read = |change: Logged| {
+            self.read_change(&view, change.revision, change.place, &change.key).map(Arc::new)
+        };
+        Ok((changes.into_iter().map(read).collect::<Result<_>>()?, upto))
     }
 }
 
@@ -329,7 +393,7 @@ impl Merge<'_> {
                 _ => {}
             }
             let (key, (revision, place)) = past.remove_entry();
-            let change = self.shared.read_change(&self.view.snapshot, revision, place, &key)?;
+            let change = self.shared.read_change(self.view, revision, place, &key)?;
             if change.previous.is_some() {
                 return Ok(change.previous);
             }
@@ -359,8 +423,8 @@ impl Store for Embedded {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Read>> {
         Box::pin(async move {
             // A point read is served from memory or one block: cheaper than a change of thread.
-            let view = self.shared.view();
-            let entry = self.shared.read_current(&view.snapshot, key)?;
+            let view = self.shared.view()?;
+            let entry = self.shared.read_current(&view, key)?;
             Ok(Read { entry, revision: view.revision })
         })
     }
@@ -386,7 +450,7 @@ impl Store for Embedded {
 
     fn watch<'a>(&'a self, prefix: &'a str, after: Revision) -> BoxFuture<'a, Result<WatchStream>> {
         Box::pin(async move {
-            let current = self.shared.view().revision;
+            let current = self.shared.hub.published();
             if after > current {
                 return Err(StoreError::Future { requested: after, current });
             }
@@ -399,7 +463,16 @@ impl Store for Embedded {
     }
 
     fn current_revision(&self) -> BoxFuture<'_, Result<Revision>> {
-        Box::pin(async move { Ok(self.shared.view().revision) })
+        // Also while the database is closed: what was in doubt then is not yet part of the store.
+        Box::pin(async move { Ok(self.shared.hub.published()) })
+    }
+
+    fn oldest_revision(&self) -> BoxFuture<'_, Result<Revision>> {
+        Box::pin(async move { Ok(self.shared.index.lock().compacted) })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.shared.trouble.lock().clone().map_or(Ok(()), Err) })
     }
 
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<()>> {
@@ -407,7 +480,9 @@ impl Store for Embedded {
     }
 
     fn size_bytes(&self) -> BoxFuture<'_, Result<u64>> {
-        Box::pin(async move { self.shared.database.disk_space().map_err(|error| self.shared.error(&error)) })
+        Box::pin(async move {
+            self.shared.view()?.engine.database.disk_space().map_err(|error| self.shared.error(&error))
+        })
     }
 }
 
@@ -415,25 +490,5 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(StoreError::Unavailable(error.to_string())),
-    }
-}
-
-fn check_format(path: &Path, meta: &Keyspace) -> Result<()> {
-    let failed = |error: fjall::Error| storage_error(path, &error);
-    match meta.get(FORMAT).map_err(failed)? {
-        None => meta.insert(FORMAT, FORMAT_NOW).map_err(failed),
-        Some(format) if format.as_ref() == FORMAT_NOW => Ok(()),
-        Some(format) => Err(StoreError::Storage {
-            path: path.display().to_string(),
-            reason: format!("its format {:?} is not known to this version", String::from_utf8_lossy(&format)),
-        }),
-    }
-}
-
-fn storage_error(path: &Path, error: &fjall::Error) -> StoreError {
-    let path = path.display().to_string();
-    match error {
-        fjall::Error::Locked => StoreError::Locked { path },
-        other => StoreError::Storage { path, reason: other.to_string() },
     }
 }

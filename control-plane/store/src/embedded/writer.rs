@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use fjall::{OwnedWriteBatch, PersistMode};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{COMPACTED, REVISION, Shared, View, record};
+use super::engine::{COMPACTED, Engine, REVISION};
+use super::{Logged, Shared, View, record};
 use crate::{Change, Entry, Event, Expect, Result, Revision, StoreError, Write};
 
 /// The most transactions, and bytes of values, that share one fsync.
@@ -54,76 +55,100 @@ struct Writer {
     revision: Revision,
     /// At these times the store was at these revisions.
     marks: VecDeque<(Instant, Revision)>,
-    /// Set by the first write that failed: what is on disk is no longer known, so nothing more is written.
-    failure: Option<StoreError>,
+    /// The database; while it is closed, the failure of the write that was the reason.
+    engine: Result<Arc<Engine>>,
 }
 
 /// Transactions that become durable together.
 struct Group {
     batch: OwnedWriteBatch,
+    engine: Arc<Engine>,
     /// What the keys of this group hold after its transactions so far.
     pending: HashMap<Arc<str>, Option<Entry>>,
     events: Vec<Arc<Event>>,
+    /// The size of each event's change in the log.
+    sizes: Vec<u32>,
     answers: Vec<(oneshot::Sender<Result<Revision>>, Result<Revision>)>,
     bytes: usize,
 }
 
 impl Writer {
     fn new(shared: Arc<Shared>) -> Self {
-        let revision = shared.view().revision;
-        Writer { shared, revision, marks: VecDeque::from([(Instant::now(), revision)]), failure: None }
+        let revision = shared.hub.published();
+        let engine = shared.view().map(|view| view.engine);
+        Writer { shared, revision, marks: VecDeque::from([(Instant::now(), revision)]), engine }
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         while let Some(first) = queue.blocking_recv() {
-            let mut group = self.new_group();
-            let mut next = Some(first);
-            let mut compact = None;
-            let mut tick = false;
-            while let Some(request) = next {
-                match request {
-                    Request::Commit { writes, answer } => {
-                        let result = self.apply(&mut group, writes);
-                        group.answers.push((answer, result));
-                    }
-                    Request::Compact { revision, answer } => {
-                        compact = Some((revision, answer));
-                        break;
-                    }
-                    Request::Tick => tick = true,
-                }
-                let full = group.answers.len() >= GROUP || group.bytes >= GROUP_BYTES;
-                next = if full { None } else { queue.try_recv().ok() };
-            }
-            if tick {
-                self.expire(&mut group);
-            }
-            self.finish(group);
-            if let Some((revision, answer)) = compact {
-                // The one who asked may have gone.
-                let _gone = answer.send(self.compact(revision));
-            }
-            if tick {
-                self.forget();
+            match self.engine.clone() {
+                Ok(engine) => self.turn(engine, first, &mut queue),
+                Err(failure) => self.refuse(first, failure),
             }
         }
     }
 
-    fn new_group(&self) -> Group {
-        Group {
-            batch: self.shared.database.batch().durability(Some(PersistMode::SyncData)),
-            pending: HashMap::new(),
-            events: Vec::new(),
-            answers: Vec::new(),
-            bytes: 0,
+    /// Takes what waits, writes it as one group and answers.
+    fn turn(&mut self, engine: Arc<Engine>, first: Request, queue: &mut mpsc::Receiver<Request>) {
+        let mut group = Group::new(engine);
+        let mut next = Some(first);
+        let mut compact = None;
+        let mut tick = false;
+        while let Some(request) = next {
+            match request {
+                Request::Commit { writes, answer } => {
+                    let result = self.apply(&mut group, writes);
+                    group.answers.push((answer, result));
+                }
+                Request::Compact { revision, answer } => {
+                    compact = Some((revision, answer));
+                    break;
+                }
+                Request::Tick => tick = true,
+            }
+            let full = group.answers.len() >= GROUP || group.bytes >= GROUP_BYTES;
+            next = if full { None } else { queue.try_recv().ok() };
         }
+        if tick {
+            self.expire(&mut group);
+        }
+        self.finish(group);
+        if let Some((revision, answer)) = compact {
+            // The one who asked may have gone.
+            let _gone = answer.send(self.compact(revision));
+        }
+        if tick && self.engine.is_ok() {
+            self.forget();
+            *self.shared.trouble.lock() = self.shared.place.check().err();
+        }
+    }
+
+    /// Answers while the database is closed; tries to open it with every tick.
+    fn refuse(&mut self, request: Request, failure: StoreError) {
+        // The one who asked may have gone.
+        match request {
+            Request::Commit { answer, .. } => drop(answer.send(Err(failure))),
+            Request::Compact { answer, .. } => drop(answer.send(Err(failure))),
+            Request::Tick => match self.shared.reopen() {
+                Ok(revision) => {
+                    tracing::info!(revision, "the store takes writes again");
+                    self.revision = revision;
+                    self.engine = self.shared.view().map(|view| view.engine);
+                }
+                // A reader still has the old one open: the next tick will do.
+                Err(StoreError::Locked { .. }) => {}
+                Err(failure) => self.close(failure),
+            },
+        }
+    }
+
+    fn close(&mut self, failure: StoreError) {
+        self.shared.close(&failure);
+        self.engine = Err(failure);
     }
 
     /// Checks one transaction and adds it to the group, or leaves the group as it was.
     fn apply(&mut self, group: &mut Group, writes: Vec<Write>) -> Result<Revision> {
-        if let Some(failure) = &self.failure {
-            return Err(failure.clone());
-        }
         let mut before = Vec::with_capacity(writes.len());
         for write in &writes {
             let current = self.holds(group, &write.key)?;
@@ -156,8 +181,7 @@ impl Writer {
         if let Some(entry) = group.pending.get(key) {
             return Ok(entry.clone());
         }
-        let view = self.shared.view();
-        self.shared.read_current(&view.snapshot, key)
+        self.shared.read_current(&self.shared.view()?, key)
     }
 
     /// Adds one key's change; answers whether there is one.
@@ -178,23 +202,24 @@ impl Writer {
         };
         let key: Arc<str> = write.key.into();
         let create_revision = previous.as_ref().map_or(revision, |entry| entry.create_revision);
-        let shared = &self.shared;
+        let engine = &group.engine;
         let entry =
             value.map(|value| Entry { key: key.clone(), value, create_revision, mod_revision: revision });
         match &entry {
-            Some(entry) => group.batch.insert(&shared.current, key.as_bytes(), record::encode_current(entry)),
-            None => group.batch.remove(&shared.current, key.as_bytes()),
+            Some(entry) => group.batch.insert(&engine.current, key.as_bytes(), record::encode_current(entry)),
+            None => group.batch.remove(&engine.current, key.as_bytes()),
         }
         if let Some(ttl) = ttl {
             let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
             let end = unix_seconds().saturating_add(seconds).saturating_add(1);
-            group.batch.insert(&shared.expiry, record::log_key(end, 0, &key), revision.to_be_bytes());
+            group.batch.insert(&engine.expiry, record::log_key(end, 0, &key), revision.to_be_bytes());
         }
         let value = entry.as_ref().map(|entry| entry.value.clone());
         let event = Event { key: key.clone(), revision, create_revision, value, previous };
         let change = record::encode_change(&event);
         group.bytes += change.len();
-        group.batch.insert(&shared.log, record::log_key(revision, place, &key), change);
+        group.sizes.push(u32::try_from(change.len()).unwrap_or(u32::MAX));
+        group.batch.insert(&engine.log, record::log_key(revision, place, &key), change);
         group.pending.insert(key, entry);
         group.events.push(Arc::new(event));
         true
@@ -202,19 +227,18 @@ impl Writer {
 
     /// Makes the group durable, shows it to readers and watchers, then answers.
     fn finish(&mut self, group: Group) {
-        let Group { mut batch, events, answers, .. } = group;
+        let Group { mut batch, engine, events, sizes, answers, .. } = group;
         let outcome = if batch.is_empty() {
             Ok(())
         } else {
-            batch.insert(&self.shared.meta, REVISION, self.revision.to_be_bytes());
+            batch.insert(&engine.meta, REVISION, self.revision.to_be_bytes());
             batch.commit().map_err(|error| self.shared.error(&error))
         };
         if let Err(failure) = &outcome {
-            tracing::error!(error = %failure, "a write failed, the store takes no more");
-            self.failure = Some(failure.clone());
-            self.shared.hub.fail(failure.clone());
+            tracing::error!(error = %failure, "a write failed, the store takes no more until it could be opened again");
+            self.close(failure.clone());
         } else if !events.is_empty() {
-            self.show(events);
+            self.show(engine, events, sizes);
         }
         for (answer, result) in answers {
             // The one who asked may have gone.
@@ -222,25 +246,25 @@ impl Writer {
         }
     }
 
-    fn show(&self, events: Vec<Arc<Event>>) {
+    fn show(&self, engine: Arc<Engine>, events: Vec<Arc<Event>>, sizes: Vec<u32>) {
         {
             let mut index = self.shared.index.lock();
             let (mut last, mut place) = (0, 0);
-            for event in &events {
+            for (event, bytes) in events.iter().zip(sizes) {
                 place = if event.revision == last { place + 1 } else { 0 };
                 last = event.revision;
-                index.changes.push_back((event.revision, place, event.key.clone()));
+                index.push(Logged { revision: last, place, bytes, key: event.key.clone() });
             }
         }
-        let view = View { snapshot: self.shared.database.snapshot(), revision: self.revision };
-        *self.shared.view.write() = view;
+        let view = View { snapshot: engine.database.snapshot(), revision: self.revision, engine };
+        *self.shared.view.write() = Ok(view);
         self.shared.hub.publish(self.revision, events);
     }
 
     /// Deletes keys whose time is over, each in its own transaction.
     fn expire(&mut self, group: &mut Group) {
         let end = record::log_key(unix_seconds(), 0, "");
-        let due: Vec<_> = self.shared.expiry.range(..end).take(EXPIRE_AT_ONCE).collect();
+        let due: Vec<_> = group.engine.expiry.range(..end).take(EXPIRE_AT_ONCE).collect();
         for guard in due {
             if let Err(error) = self.expire_one(group, guard) {
                 tracing::error!(%error, "a key whose time is over could not be removed");
@@ -254,7 +278,7 @@ impl Writer {
         let written = record::revision_at(&written, 0).unwrap_or(0);
         // A key that was written again since has another end, or none.
         match self.apply(group, vec![Write::delete(key, Expect::Revision(written))]) {
-            Ok(_) | Err(StoreError::Conflict { .. }) => group.batch.remove(&self.shared.expiry, at),
+            Ok(_) | Err(StoreError::Conflict { .. }) => group.batch.remove(&group.engine.expiry, at),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -274,10 +298,7 @@ impl Writer {
         }
         {
             let index = self.shared.index.lock();
-            let surplus = index.changes.len().saturating_sub(self.shared.options.history_changes);
-            if let Some((revision, _, _)) = surplus.checked_sub(1).and_then(|last| index.changes.get(last)) {
-                oldest = oldest.max(*revision);
-            }
+            oldest = oldest.max(index.surplus(&self.shared.options));
             if oldest <= index.compacted {
                 return;
             }
@@ -288,31 +309,41 @@ impl Writer {
     }
 
     fn compact(&mut self, revision: Revision) -> Result<()> {
-        if let Some(failure) = &self.failure {
-            return Err(failure.clone());
-        }
+        let engine = self.engine.clone()?;
         if revision > self.revision {
             return Err(StoreError::Future { requested: revision, current: self.revision });
         }
-        let dropped: Vec<_> = {
+        let dropped = {
             let mut index = self.shared.index.lock();
             if revision <= index.compacted {
                 return Err(StoreError::Compacted { requested: revision, oldest: index.compacted });
             }
-            index.compacted = revision;
-            let end = index.changes.partition_point(|(at, _, _)| *at <= revision);
-            index.changes.drain(..end).collect()
+            index.compact(revision)
         };
         self.shared.hub.forget(revision);
-        let mut batch = self.shared.database.batch().durability(Some(PersistMode::Buffer));
-        batch.insert(&self.shared.meta, COMPACTED, revision.to_be_bytes());
-        for (revision, place, key) in dropped {
-            batch.remove(&self.shared.log, record::log_key(revision, place, &key));
+        let mut batch = engine.database.batch().durability(Some(PersistMode::Buffer));
+        batch.insert(&engine.meta, COMPACTED, revision.to_be_bytes());
+        for Logged { revision, place, key, .. } in dropped {
+            batch.remove(&engine.log, record::log_key(revision, place, &key));
         }
-        batch.commit().map_err(|error| self.shared.error(&error))?;
-        let view = View { snapshot: self.shared.database.snapshot(), revision: self.revision };
-        *self.shared.view.write() = view;
+        batch.commit().map_err(|error| self.shared.error(&error)).inspect_err(|e| self.close(e.clone()))?;
+        let view = View { snapshot: engine.database.snapshot(), revision: self.revision, engine };
+        *self.shared.view.write() = Ok(view);
         Ok(())
+    }
+}
+
+impl Group {
+    fn new(engine: Arc<Engine>) -> Self {
+        Group {
+            batch: engine.database.batch().durability(Some(PersistMode::SyncData)),
+            engine,
+            pending: HashMap::new(),
+            events: Vec::new(),
+            sizes: Vec::new(),
+            answers: Vec::new(),
+            bytes: 0,
+        }
     }
 }
 

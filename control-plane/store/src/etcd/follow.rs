@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, EventType, GetOptions, Txn, TxnOp, WatchOptions, WatchResponse};
+use etcd_client::{
+    Client, Compare, CompareOp, EventType, GetOptions, Txn, TxnOp, WatchOptions, WatchResponse,
+};
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
-use super::{Link, MARK, MESSAGE_BYTES, PREFIX, entry, full, signed, unavailable, unsigned};
+use super::link::{Attempt, Link, MESSAGE_BYTES, QUICK};
+use super::{MARK, signed, unsigned};
 use crate::hub::{History, Hub};
 use crate::{Entry, Event, Result, Revision, StoreError};
 
@@ -33,39 +37,80 @@ pub(super) async fn run(link: Link, hub: Arc<Hub>) {
             continue;
         }
         tracing::warn!(%error, "the watch of etcd broke, it is opened again");
-        tokio::time::sleep(wait).await;
+        let first = wait == RECONNECT_FIRST && hub.published() > before;
+        if !(first && link.has_others()) {
+            tokio::time::sleep(wait).await;
+        }
         wait = (wait * 2).min(RECONNECT_MOST);
     }
 }
 
 async fn follow(link: &Link, hub: &Hub) -> Result<std::convert::Infallible> {
-    let mut stream = open(link, hub.published()).await?;
+    let mut watch = Watch::open(link, hub.published()).await?;
     loop {
-        let response = stream.message().await.map_err(unavailable)?;
-        let response = response.ok_or_else(|| StoreError::Unavailable("etcd ended the watch".to_owned()))?;
-        let (events, upto) = read(response, hub.published())?;
+        let (events, upto) = watch.next(hub.published()).await?;
         hub.publish(upto, events);
     }
 }
 
-/// A watch that starts at (not after) `after`: etcd then says Compacted exactly if a change after it may be missing.
-/// A deletion at the compacted revision itself is not kept by every version of etcd.
-async fn open(link: &Link, after: Revision) -> Result<etcd_client::WatchStream> {
-    let options = WatchOptions::new().with_prefix().with_start_revision(signed(after)).with_prev_key();
-    let mut client = link.client.watch_client().max_decoding_message_size(MESSAGE_BYTES);
-    client.watch(PREFIX, Some(options)).await.map_err(unavailable)
+/// A watch of everything below the prefix, on one member.
+struct Watch<'a> {
+    link: &'a Link,
+    member: usize,
+    stream: etcd_client::WatchStream,
 }
 
-/// The events of a response, and the revision up to which they are complete (0 if it says nothing about that).
-fn read(response: WatchResponse, after: Revision) -> Result<(Vec<Arc<Event>>, Revision)> {
-    if response.compact_revision() > 0 {
-        let oldest = unsigned(response.compact_revision());
-        return Err(StoreError::Compacted { requested: after, oldest });
+impl<'a> Watch<'a> {
+    /// A watch that starts at (not after) `after`: etcd then says Compacted exactly if a change after it may be
+    /// missing. A deletion at the compacted revision itself is not kept by every version of etcd.
+    async fn open(link: &'a Link, after: Revision) -> Result<Self> {
+        let (member, _) = link.member();
+        let open = |client: Client| async move {
+            let options =
+                WatchOptions::new().with_prefix().with_start_revision(signed(after)).with_prev_key();
+            let mut client = client.watch_client().max_decoding_message_size(MESSAGE_BYTES);
+            client.watch(link.prefix(), Some(options)).await
+        };
+        Ok(Watch { link, member, stream: link.once(QUICK, open).await? })
     }
-    if response.canceled() {
-        let reason = response.cancel_reason();
-        return Err(StoreError::Unavailable(format!("etcd cancelled the watch: {reason}")));
+
+    /// The next events after `after`, and the revision up to which they are complete (0 if nothing is said of that).
+    async fn next(&mut self, after: Revision) -> Result<(Vec<Arc<Event>>, Revision)> {
+        let lost = |reason: String| {
+            self.link.leave(self.member);
+            StoreError::Unavailable(format!("etcd: {reason}"))
+        };
+        let response = match self.stream.message().await {
+            Ok(Some(response)) => response,
+            Ok(None) => return Err(lost("the watch was ended".to_owned())),
+            Err(error) => return Err(lost(error.to_string())),
+        };
+        if response.compact_revision() > 0 {
+            let oldest = unsigned(response.compact_revision());
+            return Err(StoreError::Compacted { requested: after, oldest });
+        }
+        if response.canceled() {
+            return Err(lost(format!("the watch was cancelled: {}", response.cancel_reason())));
+        }
+        Ok(read(self.link, &response, after))
     }
+}
+
+/// The revision that etcd was compacted to, which it tells to watches of what is gone.
+pub(super) async fn compacted(link: &Link) -> Result<Revision> {
+    let mut watch = Watch::open(link, 1).await?;
+    loop {
+        match watch.next(0).await {
+            Err(StoreError::Compacted { oldest, .. }) => return Ok(oldest),
+            Err(error) => return Err(error),
+            // The answer that the watch was made.
+            Ok((events, _)) if events.is_empty() => {}
+            Ok(_) => return Ok(1),
+        }
+    }
+}
+
+fn read(link: &Link, response: &WatchResponse, after: Revision) -> (Vec<Arc<Event>>, Revision) {
     let mut upto = 0;
     let mut events = Vec::new();
     for event in response.events() {
@@ -73,20 +118,20 @@ fn read(response: WatchResponse, after: Revision) -> Result<(Vec<Arc<Event>>, Re
         let revision = unsigned(kv.mod_revision());
         upto = upto.max(revision);
         if revision > after
-            && let Some(event) = translate(event, revision)
+            && let Some(event) = translate(link, event, revision)
         {
             events.push(Arc::new(event));
         }
     }
-    Ok((events, upto))
+    (events, upto)
 }
 
-fn translate(event: &etcd_client::Event, revision: Revision) -> Option<Event> {
-    let Entry { key, value, create_revision, .. } = entry(event.kv()?.clone())?;
+fn translate(link: &Link, event: &etcd_client::Event, revision: Revision) -> Option<Event> {
+    let Entry { key, value, create_revision, .. } = link.entry(event.kv()?.clone())?;
     if key.as_ref() == MARK {
         return None;
     }
-    let previous = event.prev_kv().cloned().and_then(entry);
+    let previous = event.prev_kv().cloned().and_then(|previous| link.entry(previous));
     let put = event.event_type() == EventType::Put;
     let create_revision =
         if put { create_revision } else { previous.as_ref().map_or(0, |entry| entry.create_revision) };
@@ -101,39 +146,42 @@ pub(super) struct Past {
 impl History for Past {
     fn read(&self, after: Revision) -> BoxFuture<'_, Result<(Vec<Arc<Event>>, Revision)>> {
         Box::pin(async move {
-            let mut stream = open(&self.link, after).await?;
+            let mut watch = Watch::open(&self.link, after).await?;
             // The hub is ahead, and at its revision lies an event below the prefix: so one comes.
-            while let Some(response) = stream.message().await.map_err(unavailable)? {
-                let (events, upto) = read(response, after)?;
+            loop {
+                let (events, upto) = watch.next(after).await?;
                 if upto > after {
                     return Ok((events, upto));
                 }
             }
-            Err(StoreError::Unavailable("etcd ended the watch".to_owned()))
         })
     }
 }
 
-/// Sees to it that the watch reaches `revision` although no key below the prefix may have changed at it: somebody
-/// else can write into the same etcd.
-pub(super) fn nudge(link: Link, hub: Arc<Hub>, revision: Revision) {
-    tokio::spawn(async move {
+/// Sees to it that the watch reaches every wanted revision although no key below the prefix may have changed at it:
+/// somebody else can write into the same etcd.
+pub(super) async fn nudge(link: Link, hub: Arc<Hub>, mut wanted: watch::Receiver<Revision>) {
+    while wanted.changed().await.is_ok() {
+        let revision = *wanted.borrow_and_update();
+        if hub.published() >= revision {
+            continue;
+        }
         tokio::time::sleep(NUDGE_AFTER).await;
         if hub.published() < revision
-            && let Err(error) = link.mark().await
+            && let Err(error) = link.mark().await.map_err(StoreError::from)
         {
             tracing::warn!(%error, "the mark could not be written");
         }
-    });
+    }
 }
 
 /// Compacts what is older than `history`. Every server of a cluster runs this; a key that counts compactions decides
 /// who does it, as upstream's API servers agree among themselves.
 pub(super) async fn compact_periodically(link: Link, history: Duration) {
-    const KEY: &str = ".fairlead/compactions";
+    let key = link.full(".fairlead/compactions");
     let (mut version, mut revision) = (0, 0);
     loop {
-        match turn(&link, &full(KEY), version, revision).await {
+        match turn(&link, &key, version, revision).await.map_err(StoreError::from) {
             Ok(next) => (version, revision) = next,
             Err(error) => tracing::warn!(%error, "etcd could not be compacted"),
         }
@@ -142,16 +190,25 @@ pub(super) async fn compact_periodically(link: Link, history: Duration) {
 }
 
 /// One turn: whoever finds the key at the version that it saw one period ago compacts to that time's revision.
-async fn turn(link: &Link, key: &[u8], version: i64, revision: Revision) -> Result<(i64, Revision)> {
-    let mut kv = link.client.kv_client();
+async fn turn(link: &Link, key: &[u8], version: i64, revision: Revision) -> Attempt<(i64, Revision)> {
     let mine = Compare::version(key, CompareOp::Equal, version);
     let put = TxnOp::put(key, revision.to_string(), None);
     let txn = Txn::new().when([mine]).and_then([put]).or_else([TxnOp::get(key, Some(GetOptions::new()))]);
-    let answer = kv.txn(txn).await.map_err(unavailable)?;
+    let send = |client: Client| {
+        let txn = txn.clone();
+        async move { client.kv_client().txn(txn).await }
+    };
+    // One that is lost on the way costs a period, no more.
+    let answer = link.call(QUICK, send).await?;
     let now = super::header_revision(answer.header());
     if answer.succeeded() {
         if revision > 0 {
-            kv.compact(signed(revision), None).await.map_err(unavailable)?;
+            let compact =
+                |client: Client| async move { client.kv_client().compact(signed(revision), None).await };
+            match link.call(QUICK, compact).await {
+                Err(failed) if !failed.says("compacted") => return Err(failed),
+                _ => {}
+            }
         }
         return Ok((version + 1, now));
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Link, unavailable};
+use super::link::{Link, QUICK};
 use crate::Result;
 
 /// The most keys on one lease: etcd removes them in one transaction.
@@ -37,9 +37,11 @@ impl Leases {
         }
         let slack = (seconds / 20).min(SLACK_MOST);
         let asked = Instant::now();
-        let mut client = link.client.lease_client();
         let total = i64::try_from(seconds + slack).unwrap_or(i64::MAX);
-        let granted = client.grant(total, None).await.map_err(unavailable)?;
+        // One granted twice ends by itself.
+        let grant =
+            |client: etcd_client::Client| async move { client.lease_client().grant(total, None).await };
+        let granted = link.call(QUICK, grant).await?;
         if slack > 0 {
             let usable_until = asked + Duration::from_secs(slack);
             let mut open = self.open.lock();
@@ -47,6 +49,11 @@ impl Leases {
             open.insert(seconds, Lease { id: granted.id(), usable_until, keys: 1 });
         }
         Ok(granted.id())
+    }
+
+    /// Takes new leases from now on: etcd does not know one of these any more.
+    pub(super) fn forget(&self) {
+        self.open.lock().clear();
     }
 
     fn shared(&self, seconds: u64) -> Option<i64> {

@@ -1,4 +1,4 @@
-//! The store in an etcd cluster, keys below `/registry/`.
+//! The store in an etcd cluster, keys below a prefix (`/registry/`).
 //!
 //! All watchers of a process share one etcd watch of the whole prefix: its events come in the order of revisions, so
 //! having seen revision N of any key means having seen everything up to N. That holds for every etcd 3.4 and later,
@@ -6,26 +6,22 @@
 
 mod follow;
 mod lease;
+mod link;
+mod transaction;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, KeyValue, PutOptions,
-    TlsOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
-};
+use etcd_client::{GetOptions, KeyValue};
 use futures::future::BoxFuture;
+use link::{Failed, Link, QUICK};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::hub::Hub;
-use crate::{
-    Change, Entry, Expect, Page, Read, Result, Revision, Store, StoreError, WatchStream, Write, check_writes,
-};
-
-/// Every key of ours in etcd starts with this; upstream uses the same.
-pub(crate) const PREFIX: &str = "/registry/";
+use crate::{Entry, Page, Read, Result, Revision, Store, StoreError, WatchStream, Write};
 
 /// A key below the prefix that holds nothing: writing it makes every watcher reach the present revision.
 const MARK: &str = ".fairlead/mark";
@@ -33,21 +29,29 @@ const MARK: &str = ".fairlead/mark";
 /// The most entries in one answer of etcd.
 const PAGE: usize = 500;
 
-/// The largest answer or event batch that is taken from etcd: 1000 revisions of 1.5 MiB would not fit, so etcd's own
-/// limits come first.
-const MESSAGE_BYTES: usize = 512 << 20;
+/// How long the cluster may take before it counts as lost.
+const CHECK: Duration = Duration::from_secs(2);
 
-const ATTEMPTS: u32 = 4;
+/// Questions for the newest revision that wait for the one that is on its way.
+const QUESTIONS: usize = 1024;
 
 /// How to reach an etcd cluster.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EtcdOptions {
     /// The members' client URLs: `https://10.0.0.1:2379`.
     pub endpoints: Vec<String>,
     /// Certificates for `https` endpoints.
     pub tls: Option<EtcdTls>,
+    /// What stands before every key.
+    pub prefix: String,
     /// How long history stays available; `None` leaves compaction to etcd or its operator.
     pub history: Option<Duration>,
+}
+
+impl Default for EtcdOptions {
+    fn default() -> Self {
+        EtcdOptions { endpoints: Vec::new(), tls: None, prefix: "/registry".to_owned(), history: None }
+    }
 }
 
 /// Certificate files (PEM) for etcd.
@@ -64,14 +68,12 @@ pub struct Etcd {
     link: Link,
     hub: Arc<Hub>,
     leases: lease::Leases,
+    questions: mpsc::Sender<Question>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// A connection, cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Link {
-    client: Client,
-}
+/// Somebody who wants to know the newest revision.
+type Question = oneshot::Sender<Result<Revision>>;
 
 impl Etcd {
     /// Connects and reads the present revision.
@@ -79,66 +81,43 @@ impl Etcd {
     /// # Errors
     /// [`StoreError::Unavailable`] if no member answers or a certificate file cannot be used.
     pub async fn connect(options: EtcdOptions) -> Result<Self> {
-        let mut connect = ConnectOptions::new()
-            .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
-            .with_keep_alive_while_idle(true)
-            .with_connect_timeout(Duration::from_secs(5))
-            .with_require_leader(true);
-        if options.endpoints.iter().any(|url| url.starts_with("https://")) {
-            connect = connect.with_tls(tls_options(options.tls.as_ref())?);
-        }
-        let client = Client::connect(&options.endpoints, Some(connect)).await.map_err(unavailable)?;
-        let link = Link { client };
+        let link = Link::prepare(&options).await?;
         let start = link.mark().await?;
         let hub = Arc::new(Hub::new(start));
-        let mut tasks = vec![tokio::spawn(follow::run(link.clone(), hub.clone()))];
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let wanted = watch::Sender::new(start);
+        let mut tasks = vec![
+            tokio::spawn(follow::run(link.clone(), hub.clone())),
+            tokio::spawn(follow::nudge(link.clone(), hub.clone(), wanted.subscribe())),
+            tokio::spawn(answer(link.clone(), asked, wanted)),
+        ];
         if let Some(history) = options.history {
             tasks.push(tokio::spawn(follow::compact_periodically(link.clone(), history)));
         }
-        Ok(Etcd { leases: lease::Leases::default(), link, hub, tasks })
+        Ok(Etcd { leases: lease::Leases::default(), link, hub, questions, tasks })
     }
 
-    async fn compares_and_effects(&self, writes: &[Write]) -> Result<(Vec<Compare>, Vec<TxnOp>, Vec<TxnOp>)> {
-        let (mut compares, mut effects, mut looks) = (Vec::new(), Vec::new(), Vec::new());
-        for write in writes {
-            let key = full(&write.key);
-            match write.expect {
-                Expect::Any => {}
-                Expect::Absent => compares.push(Compare::version(key.clone(), CompareOp::Equal, 0)),
-                Expect::Revision(revision) => {
-                    let revision = signed(revision);
-                    compares.push(Compare::mod_revision(key.clone(), CompareOp::Equal, revision));
-                }
-            }
-            if write.expect != Expect::Any {
-                looks.push(TxnOp::get(key.clone(), None));
-            }
-            match &write.change {
-                Change::Check => {}
-                Change::Delete => effects.push(TxnOp::delete(key, None)),
-                Change::Put(value) => effects.push(TxnOp::put(key, value.to_vec(), None)),
-                Change::PutFor(value, ttl) => {
-                    let lease = self.leases.of(&self.link, *ttl).await?;
-                    let options = PutOptions::new().with_lease(lease);
-                    effects.push(TxnOp::put(key, value.to_vec(), Some(options)));
-                }
-            }
-        }
-        Ok((compares, effects, looks))
+    /// The newest revision, read from the cluster after this call.
+    async fn newest(&self) -> Result<Revision> {
+        let closed = || StoreError::Unavailable("the store was closed".to_owned());
+        let (question, answer) = oneshot::channel();
+        self.questions.send(question).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
     }
+}
 
-    async fn transact(&self, writes: Vec<Write>) -> Result<Revision> {
-        check_writes(&writes)?;
-        if writes.is_empty() {
-            return self.current_revision().await;
+/// Asks the cluster for its revision, once for all that wait: each of them asked before the question is sent.
+async fn answer(link: Link, mut asked: mpsc::Receiver<Question>, wanted: watch::Sender<Revision>) {
+    let mut waiting = Vec::new();
+    while asked.recv_many(&mut waiting, QUESTIONS).await > 0 {
+        let newest = link.revision(QUICK).await.map_err(StoreError::from);
+        if let Ok(newest) = newest {
+            wanted.send_if_modified(|wanted| std::mem::replace(wanted, newest.max(*wanted)) < newest);
         }
-        let (compares, effects, looks) = self.compares_and_effects(&writes).await?;
-        let txn = Txn::new().when(compares).and_then(effects).or_else(looks);
-        // Not repeated on failure: whether it was applied is not known, and the caller must be told so.
-        let mut kv = self.link.client.kv_client();
-        let answer = kv.txn(txn).await.map_err(unavailable)?;
-        let revision = header_revision(answer.header());
-        if answer.succeeded() { Ok(revision) } else { Err(first_conflict(&writes, &answer)) }
+        for question in waiting.drain(..) {
+            // The one who asked may have gone.
+            let _gone = question.send(newest.clone());
+        }
     }
 }
 
@@ -151,41 +130,6 @@ impl Drop for Etcd {
     }
 }
 
-impl Link {
-    /// Reads one range, again if the connection broke: a read may be repeated.
-    async fn range(
-        &self,
-        key: Vec<u8>,
-        options: GetOptions,
-    ) -> std::result::Result<Range, etcd_client::Error> {
-        let mut wait = Duration::from_millis(50);
-        let mut attempt = 1;
-        loop {
-            let mut kv = self.client.kv_client().max_decoding_message_size(MESSAGE_BYTES);
-            match kv.get(key.clone(), Some(options.clone())).await {
-                Ok(mut answer) => {
-                    let revision = header_revision(answer.header());
-                    let more = answer.more();
-                    return Ok(Range { entries: entries(answer.take_kvs()), revision, more });
-                }
-                Err(error) if attempt < ATTEMPTS && passing(&error) => {
-                    attempt += 1;
-                    tokio::time::sleep(wait).await;
-                    wait *= 4;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Writes the mark; answers with its revision, at which therefore an event lies below the prefix.
-    pub(crate) async fn mark(&self) -> Result<Revision> {
-        let mut kv = self.client.kv_client();
-        let answer = kv.put(full(MARK), Vec::new(), None).await.map_err(unavailable)?;
-        Ok(header_revision(answer.header()))
-    }
-}
-
 struct Range {
     entries: Vec<Entry>,
     revision: Revision,
@@ -195,7 +139,7 @@ struct Range {
 impl Store for Etcd {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Read>> {
         Box::pin(async move {
-            let range = self.link.range(full(key), GetOptions::new()).await.map_err(unavailable)?;
+            let range = self.link.range(self.link.full(key), GetOptions::new()).await?;
             Ok(Read { entry: range.entries.into_iter().next(), revision: range.revision })
         })
     }
@@ -208,6 +152,7 @@ impl Store for Etcd {
         at: Option<Revision>,
     ) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
+            let full = |key: &str| self.link.full(key);
             let end = range_end(&full(prefix));
             let mut start = match start_after {
                 Some(after) if after >= prefix => full(&format!("{after}\0")),
@@ -254,21 +199,36 @@ impl Store for Etcd {
     }
 
     fn current_revision(&self) -> BoxFuture<'_, Result<Revision>> {
+        Box::pin(self.newest())
+    }
+
+    fn oldest_revision(&self) -> BoxFuture<'_, Result<Revision>> {
         Box::pin(async move {
-            let options = GetOptions::new().with_keys_only();
-            let range = self.link.range(full(MARK), options).await.map_err(unavailable)?;
-            if range.revision > self.hub.published() {
-                follow::nudge(self.link.clone(), self.hub.clone(), range.revision);
+            let options = GetOptions::new().with_count_only().with_revision(1);
+            match self.link.range(self.link.full(MARK), options).await {
+                Ok(_) => Ok(1),
+                Err(failed) if failed.says("compacted") => follow::compacted(&self.link).await,
+                Err(failed) => Err(failed.into()),
             }
-            Ok(range.revision)
+        })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            match tokio::time::timeout(CHECK, self.newest()).await {
+                Ok(outcome) => outcome.map(drop),
+                Err(_) => Err(StoreError::Unavailable("etcd does not answer".to_owned())),
+            }
         })
     }
 
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let mut kv = self.link.client.kv_client();
-            let outcome = kv.compact(signed(revision), None).await;
-            outcome.map_err(|error| range_error(error, revision, self.hub.published()))?;
+            let compact = |client: etcd_client::Client| async move {
+                client.kv_client().compact(signed(revision), None).await
+            };
+            let outcome = self.link.call(QUICK, compact).await;
+            outcome.map_err(|failed| range_error(failed, revision, self.hub.published()))?;
             self.hub.forget(revision);
             Ok(())
         })
@@ -276,65 +236,29 @@ impl Store for Etcd {
 
     fn size_bytes(&self) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
-            let mut maintenance = self.link.client.maintenance_client();
-            let status = maintenance.status().await.map_err(unavailable)?;
+            let ask = |client: etcd_client::Client| async move { client.maintenance_client().status().await };
+            let status = self.link.once(CHECK, ask).await?;
             Ok(u64::try_from(status.db_size()).unwrap_or(0))
         })
     }
 }
 
-fn tls_options(tls: Option<&EtcdTls>) -> Result<TlsOptions> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path)
-            .map_err(|error| StoreError::Unavailable(format!("etcd certificate {}: {error}", path.display())))
-    };
-    let mut options = TlsOptions::new();
-    if let Some(ca) = tls.and_then(|tls| tls.ca.as_ref()) {
-        options = options.ca_certificate(Certificate::from_pem(read(ca)?));
+impl Link {
+    fn entries(&self, found: Vec<KeyValue>) -> Vec<Entry> {
+        found.into_iter().filter_map(|found| self.entry(found)).collect()
     }
-    if let Some((certificate, key)) = tls.and_then(|tls| tls.client.as_ref()) {
-        options = options.identity(Identity::from_pem(read(certificate)?, read(key)?));
+
+    /// Our entry for etcd's; `None` for keys that are not ours: below the prefix only UTF-8 is written.
+    fn entry(&self, found: KeyValue) -> Option<Entry> {
+        let (create_revision, mod_revision) =
+            (unsigned(found.create_revision()), unsigned(found.mod_revision()));
+        let (key, value) = found.into_key_value();
+        let key = std::str::from_utf8(&key).ok()?.strip_prefix(self.prefix())?;
+        Some(Entry { key: key.into(), value: Bytes::from(value), create_revision, mod_revision })
     }
-    Ok(options)
 }
 
-/// The failed condition that comes first in the transaction. The `else` branch read each key that has one, in order.
-fn first_conflict(writes: &[Write], answer: &TxnResponse) -> StoreError {
-    let conditional = writes.iter().filter(|write| write.expect != Expect::Any);
-    for (write, response) in conditional.zip(answer.op_responses()) {
-        let TxnOpResponse::Get(mut got) = response else { continue };
-        let current = entries(got.take_kvs()).into_iter().next();
-        let held = match write.expect {
-            Expect::Any => true,
-            Expect::Absent => current.is_none(),
-            Expect::Revision(revision) => {
-                current.as_ref().is_some_and(|entry| entry.mod_revision == revision)
-            }
-        };
-        if !held {
-            return StoreError::Conflict { key: write.key.clone(), current: current.map(Box::new) };
-        }
-    }
-    StoreError::Unavailable("etcd refused a transaction whose conditions hold".to_owned())
-}
-
-fn entries(found: Vec<KeyValue>) -> Vec<Entry> {
-    found.into_iter().filter_map(entry).collect()
-}
-
-/// Our entry for etcd's; `None` for keys that are not ours: below the prefix only UTF-8 is written.
-fn entry(found: KeyValue) -> Option<Entry> {
-    let (create_revision, mod_revision) = (unsigned(found.create_revision()), unsigned(found.mod_revision()));
-    let (key, value) = found.into_key_value();
-    let key = std::str::from_utf8(&key).ok()?.strip_prefix(PREFIX)?;
-    Some(Entry { key: key.into(), value: Bytes::from(value), create_revision, mod_revision })
-}
-
-fn full(key: &str) -> Vec<u8> {
-    [PREFIX, key].concat().into_bytes()
-}
-
-/// The first key after all keys with this prefix, which ends in a byte below 0xff (the last byte of `/registry/` is).
+/// The first key after all keys with this prefix, which ends in a byte below 0xff (a slash at least is).
 fn range_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
@@ -350,7 +274,7 @@ fn signed(revision: Revision) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn unsigned(revision: i64) -> Revision {
+fn unsigned(revision: i64) -> Revision {
     Revision::try_from(revision).unwrap_or(0)
 }
 
@@ -358,26 +282,13 @@ fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> Revision {
     header.map_or(0, |header| unsigned(header.revision()))
 }
 
-pub(crate) fn unavailable(error: etcd_client::Error) -> StoreError {
-    StoreError::Unavailable(format!("etcd: {error}"))
-}
-
-/// Whether a read that failed so may succeed when repeated.
-fn passing(error: &etcd_client::Error) -> bool {
-    !is(error, "compacted") && !is(error, "future revision")
-}
-
-fn is(error: &etcd_client::Error, words: &str) -> bool {
-    matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains(words))
-}
-
 /// etcd tells these two apart by words only (its gRPC code is OutOfRange for both).
-fn range_error(error: etcd_client::Error, requested: Revision, current: Revision) -> StoreError {
-    if is(&error, "compacted") {
+fn range_error(failed: Failed, requested: Revision, current: Revision) -> StoreError {
+    if failed.says("compacted") {
         StoreError::Compacted { requested, oldest: requested.saturating_add(1) }
-    } else if is(&error, "future revision") {
+    } else if failed.says("future revision") {
         StoreError::Future { requested, current }
     } else {
-        unavailable(error)
+        failed.into()
     }
 }
