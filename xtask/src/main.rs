@@ -61,7 +61,7 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Run the tests: unit, packets, netns, cluster; all of them by default.
+    /// Run the tests: unit, packets, netns, crash, cluster; all of them by default.
     Test(suite::Args),
     /// Measure what the control plane costs.
     #[command(subcommand)]

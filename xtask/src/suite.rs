@@ -24,6 +24,8 @@ pub enum Layer {
     Packets,
     /// Real traffic between namespaces.
     Netns,
+    /// `kill -9` of the server in a loop under writers, with either store.
+    Crash,
     /// A whole cluster and kubectl, with either store.
     Cluster,
 }
@@ -33,9 +35,12 @@ pub struct Args {
     /// Which layers; all when none is named.
     #[arg(value_enum)]
     layers: Vec<Layer>,
-    /// Run the cluster layer with this store only.
+    /// Run the crash and cluster layers with this store only.
     #[arg(long, value_enum)]
     store: Option<Backend>,
+    /// How often the crash layer kills, for each store.
+    #[arg(long, default_value_t = 10)]
+    kills: usize,
     /// Leave the test cluster running for a look at it (`cargo xtask down --name fairlead-test` removes it).
     #[arg(long)]
     keep: bool,
@@ -49,7 +54,7 @@ pub struct Args {
 pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     host::require_root("test")?;
     let start = Instant::now();
-    let all = [Layer::Unit, Layer::Packets, Layer::Netns, Layer::Cluster];
+    let all = [Layer::Unit, Layer::Packets, Layer::Netns, Layer::Crash, Layer::Cluster];
     let layers = if args.layers.is_empty() { &all[..] } else { &args.layers };
     host::prepare(steps, workspace, args.consent, host::FOR_TESTS)?;
     let object = steps.run("compiling the eBPF programs", || bpf::build(workspace, true))?;
@@ -65,6 +70,7 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
             }
             Layer::Packets => test(target(cargo, "packets"), args)?,
             Layer::Netns => test(target(cargo, "netns"), args)?,
+            Layer::Crash => crash(cargo, workspace, args)?,
             Layer::Cluster => {
                 let stores = args.store.map_or(vec![Backend::Embedded, Backend::Etcd], |one| vec![one]);
                 for store in stores {
@@ -81,6 +87,17 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
 fn target(mut cargo: Command, name: &str) -> Command {
     cargo.args(["--test", name]);
     cargo
+}
+
+/// The kill checker, a program of its own.
+fn crash(cargo: Command, workspace: &Path, args: &Args) -> anyhow::Result<()> {
+    let server = host::build_binaries(workspace)?.join("fairlead-server");
+    let mut cargo = target(cargo, "crash");
+    cargo.env("FAIRLEAD_SERVER", server).args(["--", "--kills", &args.kills.to_string()]);
+    if let Some(store) = args.store {
+        cargo.args(["--store", &format!("{store:?}").to_lowercase()]);
+    }
+    show(&mut cargo)
 }
 
 fn test(mut cargo: Command, args: &Args) -> anyhow::Result<()> {

@@ -99,12 +99,17 @@ impl Place {
         &self.path
     }
 
-    /// Whether the directory is still there and has space.
+    /// Whether the directory is still there.
     pub(super) fn check(&self) -> Result<()> {
         let found = std::fs::metadata(&self.path).map_err(|error| lost(&self.path, error.to_string()))?;
         if (found.dev(), found.ino()) != (self.device, self.inode) {
             return Err(lost(&self.path, "another directory has taken its place".to_owned()));
         }
+        Ok(())
+    }
+
+    /// Whether there is space for any write.
+    pub(super) fn check_space(&self) -> Result<()> {
         let system = rustix::fs::statvfs(&self.path).map_err(|error| lost(&self.path, error.to_string()))?;
         let free = system.f_bavail.saturating_mul(system.f_frsize);
         if free < SPACE_LEAST {

@@ -205,6 +205,7 @@ impl Shared {
     /// Opens the database again after a failure, once nobody holds the old one any more. Answers with its revision.
     fn reopen(&self) -> Result<Revision> {
         self.place.check()?;
+        self.place.check_space()?;
         let engine = Engine::open(self.place.path(), &self.options)?;
         let revision = engine.revision(REVISION)?.unwrap_or(1);
         let published = self.hub.published();

@@ -119,7 +119,7 @@ impl Writer {
         }
         if tick && self.engine.is_ok() {
             self.forget();
-            *self.shared.trouble.lock() = self.shared.place.check().err();
+            self.look_around();
         }
     }
 
@@ -140,6 +140,16 @@ impl Writer {
                 Err(failure) => self.close(failure),
             },
         }
+    }
+
+    /// Finds out about a disk that is about to be full, and about a directory that is gone: what is written to files
+    /// that have no name any more would be lost.
+    fn look_around(&mut self) {
+        if let Err(failure) = self.shared.place.check() {
+            tracing::error!(error = %failure, "the store is gone");
+            return self.close(failure);
+        }
+        *self.shared.trouble.lock() = self.shared.place.check_space().err();
     }
 
     fn close(&mut self, failure: StoreError) {

@@ -3,6 +3,8 @@
 
 mod backend;
 mod crash;
+mod full;
+mod members;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -257,6 +259,39 @@ async fn compaction_ends_old_watches_and_lists(backend: &Backend) {
     assert!(matches!(again, Err(StoreError::Compacted { .. })), "{again:?}");
 }
 
+async fn history_reaches_back_to_the_oldest_revision(backend: &Backend) {
+    let store = backend.store().await;
+    let first = store.commit(vec![Write::put("a", value("0"))]).await.expect("put");
+    assert!(store.oldest_revision().await.expect("oldest") <= first);
+    let mut last = first;
+    for n in 1..10 {
+        last = store.commit(vec![Write::put("a", value(&n.to_string()))]).await.expect("put");
+    }
+    store.compact(last - 3).await.expect("compact");
+    drop(store);
+    // Also after a restart.
+    let store = backend.store().await;
+    let oldest = store.oldest_revision().await.expect("oldest");
+    assert_eq!(oldest, last - 3);
+    assert_eq!(keys(store.as_ref(), "", Some(oldest)).await, ["a=6"]);
+    let mut stream = store.watch("", oldest).await.expect("watch");
+    assert_eq!(events_until(&mut stream, last).await.len(), 3);
+}
+
+async fn a_watch_without_changes_of_its_own_tells_how_far_it_is(backend: &Backend) {
+    let store = backend.store().await;
+    let start = store.current_revision().await.expect("revision");
+    let mut stream = store.watch("w/", start).await.expect("watch");
+    let other = store.commit(vec![Write::put("other/a", value("1"))]).await.expect("put");
+    loop {
+        match next(&mut stream).await.expect("watch") {
+            WatchItem::Progress(revision) if revision >= other => break,
+            WatchItem::Progress(_) => {}
+            WatchItem::Events(..) => panic!("nothing was written below the prefix"),
+        }
+    }
+}
+
 async fn a_revision_that_has_not_happened_is_refused(backend: &Backend) {
     let store = backend.store().await;
     let now = store.current_revision().await.expect("revision");
@@ -334,6 +369,8 @@ both!(
     a_watch_resumes_where_another_ended,
     a_slow_watcher_misses_nothing,
     compaction_ends_old_watches_and_lists,
+    history_reaches_back_to_the_oldest_revision,
+    a_watch_without_changes_of_its_own_tells_how_far_it_is,
     a_revision_that_has_not_happened_is_refused,
     a_key_with_an_end_goes_by_itself_and_not_before,
     everything_is_there_after_a_restart,
