@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use fairlead_api::{
     apply::{self, Actor, Config, Fields},
+    schema,
     status::{self, Status},
 };
 use serde_json::Value;
@@ -94,6 +95,10 @@ fn applied(
     let live = current.map(|current| &current.object);
     let mut object = fields.apply(live, &config.value, writing.options.force, &actor)?;
     config.strict(writing.options.validation)?;
+    // Apply knows containers and scalars; which texts are times or quantities the types know.
+    if let Some(schema) = schema::of(call.kind.schema) {
+        schema::check(schema, &object).map_err(status::bad_request)?;
+    }
     ingest::complete(call.kind, &mut object);
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
     if current.is_none() && !uid.is_empty() {
