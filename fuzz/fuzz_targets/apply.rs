@@ -53,6 +53,10 @@ fn applied(kind: &'static Kind, fields: &Fields, live: Option<&Value>, body: &[u
     schema::check(schema::of(kind.schema)?, &once).ok()?;
     hold::complete(kind, &mut once);
     hold::managed(&once);
+    if once["metadata"]["managedFields"].is_null() {
+        // What nobody owns is owned by "before-first-apply" from the second apply on.
+        return Some(once);
+    }
     let later = actor(&manager, &api_version, "2026-01-03T00:00:00Z");
     // What is applied again by the same manager is already so.
     let again = fields.apply(Some(&once), &config, false, &later);

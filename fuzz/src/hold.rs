@@ -144,7 +144,13 @@ fn through_protobuf(kind: &'static Kind, object: &Value) {
 }
 
 /// Protobuf does not tell an empty list or map from one that is absent.
+///
+/// Nor does it carry the type of an object within another.
 fn drop_empty(schema: &Schema, value: &mut Value) {
+    if let (false, Value::Object(map)) = (schema.resolve().gvk.is_empty(), &mut *value) {
+        map.remove("apiVersion");
+        map.remove("kind");
+    }
     match (&schema.resolve().shape, value) {
         (Shape::Object(_), Value::Object(map)) => map.retain(|key, value| {
             let Some(property) = schema.field(key) else { return true };

@@ -409,7 +409,7 @@ impl Fields {
         let mut owned: BTreeMap<&str, Set> = BTreeMap::new();
         for entry in managers.0.values() {
             let set = owned.entry(&entry.api_version).or_default();
-            *set = set.union(&entry.fields);
+            set.extend(&entry.fields);
         }
         let own = owned.remove_entry(version);
         for (other, owned) in own.into_iter().chain(owned) {

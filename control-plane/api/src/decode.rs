@@ -1,5 +1,7 @@
 //! Bodies: JSON, YAML and protobuf into one tree, with the words of Go's decoder when they are malformed.
 
+use std::collections::HashSet;
+
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -19,6 +21,8 @@ pub use wire::protobuf;
 
 /// Containers within containers that a body may have.
 pub const MAX_DEPTH: usize = 120;
+/// Fields that come twice and are named.
+const MAX_NAMED: usize = 100;
 
 /// A body as a tree.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +97,7 @@ impl Node<'_> {
             })
             .collect();
         let text = format!("duplicate field {}", quoted(&path_text(&steps, key)));
-        if self.strict.len() < 100 && !self.strict.contains(&text) {
+        if !self.strict.contains(&text) {
             self.strict.push(text);
         }
     }
@@ -158,12 +162,13 @@ impl<'de> Visitor<'de> for Node<'_> {
             return Err(A::Error::custom("exceeded max depth"));
         }
         let mut out = Map::new();
+        let mut named = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             self.path.push(Step::Field(key));
             let node = Node { path: self.path, strict: self.strict, depth: self.depth + 1 };
             let value = map.next_value_seed(node)?;
             let Some(Step::Field(key)) = self.path.pop() else { continue };
-            if out.contains_key(&key) {
+            if out.contains_key(&key) && self.strict.len() < MAX_NAMED && named.insert(key.clone()) {
                 self.duplicate(&key);
             }
             overlay(&mut out, key, value);

@@ -381,8 +381,9 @@ fn lex(text: &str) -> Vec<(Token, String)> {
             rest = tail;
             continue;
         }
-        // The longest run of special characters that is an operator; special characters are one byte each.
-        let run = rest.find(|c| !special(c)).unwrap_or(rest.len());
+        // The longest run of special characters that is an operator; special characters are one byte each, and no
+        // operator has more than two.
+        let run = rest.chars().take(2).take_while(|c| special(*c)).count();
         let mut best = None;
         for end in 1..=run {
             match rest.get(..end).and_then(token_of) {

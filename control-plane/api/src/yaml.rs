@@ -9,6 +9,8 @@ use crate::decode::{Decoded, MAX_DEPTH};
 
 /// Nodes that a document may have once its aliases are replaced.
 const MAX_NODES: usize = 1_000_000;
+/// Bytes of text that a document may have once its aliases are replaced.
+const MAX_TEXT: usize = 16 << 20;
 
 /// How many keys that come twice are named.
 const MAX_SAID: usize = 100;
@@ -21,16 +23,18 @@ pub fn parse(text: &str) -> Result<Decoded, String> {
         block_nesting_limit: MAX_DEPTH,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    let mut builder = Builder { parser, anchors: HashMap::new(), strict: Vec::new(), nodes: 0 };
+    let mut builder = Builder { parser, anchors: HashMap::new(), strict: Vec::new(), nodes: 0, text: 0 };
     let value = builder.document()?;
     Ok(Decoded { value, strict: builder.strict })
 }
 
 struct Builder<'i> {
     parser: Parser<'i, granit_parser::StrInput<'i>>,
-    anchors: HashMap<usize, (Value, usize)>,
+    /// What an alias stands for, with its nodes and its bytes of text.
+    anchors: HashMap<usize, (Value, usize, usize)>,
     strict: Vec<String>,
     nodes: usize,
+    text: usize,
 }
 
 impl<'i> Builder<'i> {
@@ -66,19 +70,27 @@ impl<'i> Builder<'i> {
         }
     }
 
-    fn count(&mut self, nodes: usize) -> Result<(), String> {
+    fn count(&mut self, nodes: usize, text: usize) -> Result<(), String> {
         self.nodes += nodes;
-        if self.nodes > MAX_NODES { Err("document contains excessive aliasing".into()) } else { Ok(()) }
+        self.text += text;
+        if self.nodes > MAX_NODES || self.text > MAX_TEXT {
+            Err("document contains excessive aliasing".into())
+        } else {
+            Ok(())
+        }
     }
 
     fn node(&mut self, event: Event<'i>, line: usize, depth: usize) -> Result<Value, String> {
         if depth > MAX_DEPTH {
             return Err(format!("line {line}: exceeded max depth"));
         }
-        self.count(1)?;
-        let before = self.nodes;
+        let (nodes, text) = (self.nodes, self.text);
+        self.count(1, 0)?;
         let (value, anchor) = match event {
-            Event::Scalar(text, style, anchor, tag) => (scalar(&text, style, tag.as_deref(), line)?, anchor),
+            Event::Scalar(text, style, anchor, tag) => {
+                self.count(0, text.len())?;
+                (scalar(&text, style, tag.as_deref(), line)?, anchor)
+            }
             Event::SequenceStart(_, anchor, _) => {
                 let mut items = Vec::new();
                 loop {
@@ -91,18 +103,19 @@ impl<'i> Builder<'i> {
             }
             Event::MappingStart(_, anchor, _) => (self.mapping(depth)?, anchor),
             Event::Alias(id) => {
-                let (value, nodes) = self
-                    .anchors
-                    .get(&id)
-                    .map(|(value, nodes)| (value.clone(), *nodes))
-                    .ok_or_else(|| format!("line {line}: anchor contains itself"))?;
-                self.count(nodes)?;
-                return Ok(value);
+                let itself = || format!("line {line}: anchor contains itself");
+                let (nodes, text) =
+                    self.anchors.get(&id).map(|(_, nodes, text)| (*nodes, *text)).ok_or_else(itself)?;
+                self.count(nodes, text)?;
+                return self.anchors.get(&id).map(|(value, ..)| value.clone()).ok_or_else(itself);
             }
             _ => return Err(format!("line {line}: did not find expected node content")),
         };
         if anchor != 0 {
-            self.anchors.insert(anchor, (value.clone(), self.nodes - before + 1));
+            // What is kept for aliases is as large as what they stand for.
+            let (nodes, text) = (self.nodes - nodes, self.text - text);
+            self.count(nodes, text)?;
+            self.anchors.insert(anchor, (value.clone(), nodes, text));
         }
         Ok(value)
     }

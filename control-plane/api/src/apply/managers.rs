@@ -57,9 +57,15 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Managers(pub BTreeMap<Id, Entry>);
 
+/// Entries that are read; what a client sends beyond is as good as malformed.
+const MAX_ENTRIES: usize = 1000;
+
 impl Managers {
     /// Reads `metadata.managedFields`. `None` when an entry is malformed.
     pub fn read(list: &Value) -> Option<Self> {
+        if list.as_array().is_some_and(|list| list.len() > MAX_ENTRIES) {
+            return None;
+        }
         let mut managers = BTreeMap::new();
         for entry in list.as_array().into_iter().flatten() {
             let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();

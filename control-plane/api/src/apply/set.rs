@@ -55,12 +55,23 @@ impl Set {
 
     pub fn union(&self, other: &Set) -> Set {
         let mut out = self.clone();
-        for (element, node) in &other.0 {
-            let mine = out.0.entry(element.clone()).or_default();
-            mine.member |= node.member;
-            mine.below = mine.below.union(&node.below);
-        }
+        out.extend(other);
         out
+    }
+
+    /// Adds the paths of `other`.
+    pub fn extend(&mut self, other: &Set) {
+        for (element, node) in &other.0 {
+            match self.0.get_mut(element) {
+                Some(mine) => {
+                    mine.member |= node.member;
+                    mine.below.extend(&node.below);
+                }
+                None => {
+                    self.0.insert(element.clone(), node.clone());
+                }
+            }
+        }
     }
 
     fn combine(&self, other: &Set, keep: fn(bool, bool) -> bool) -> Set {

@@ -13,7 +13,7 @@ pub fn sort(body: &[u8], findings: &mut [String]) {
     if findings.len() < 2 || body.first() != Some(&b'{') {
         return;
     }
-    let mut log = Log { path: Vec::new(), seen: HashMap::new(), clock: 0, places: HashMap::new() };
+    let mut log = Log { path: Vec::new(), length: 0, seen: HashMap::new(), clock: 0, places: HashMap::new() };
     for finding in findings.iter() {
         if let Some((_, path)) = finding.split_once(" field ") {
             log.seen.insert(path.to_owned(), 0);
@@ -26,8 +26,13 @@ pub fn sort(body: &[u8], findings: &mut [String]) {
     }
 }
 
+/// Paths that are longer, in bytes, are not looked for: putting one together for each field below it would take long.
+const MAX_PATH: usize = 4096;
+
 struct Log {
     path: Vec<String>,
+    /// Bytes of the steps in `path`.
+    length: usize,
     /// Quoted path -> how often it came.
     seen: HashMap<String, usize>,
     clock: usize,
@@ -36,7 +41,19 @@ struct Log {
 }
 
 impl Log {
+    fn enter(&mut self, step: String) {
+        self.length += step.len();
+        self.path.push(step);
+    }
+
+    fn leave(&mut self) {
+        self.length -= self.path.pop().map_or(0, |step| step.len());
+    }
+
     fn meet(&mut self, key: &str) {
+        if self.length + key.len() > MAX_PATH {
+            return;
+        }
         let path = quoted(&path_text(&self.path, key));
         let Some(times) = self.seen.get_mut(&path) else { return };
         *times += 1;
@@ -83,9 +100,9 @@ impl<'de> Visitor<'de> for Walk<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let mut i = 0;
         loop {
-            self.log.path.push(format!("[{i}]"));
+            self.log.enter(format!("[{i}]"));
             let item = seq.next_element_seed(Walk { log: self.log })?;
-            self.log.path.pop();
+            self.log.leave();
             i += 1;
             if item.is_none() {
                 return Ok(());
@@ -99,9 +116,9 @@ impl<'de> Visitor<'de> for Walk<'_> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
-            self.log.path.push(key);
+            self.log.enter(key);
             map.next_value_seed(Walk { log: self.log })?;
-            self.log.path.pop();
+            self.log.leave();
         }
         Ok(())
     }

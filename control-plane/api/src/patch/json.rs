@@ -7,14 +7,72 @@ use super::PatchError;
 use crate::decode;
 
 const MAX_OPERATIONS: usize = 10_000;
-/// What `copy` operations may add to a document, in nodes.
-const MAX_COPIED: usize = 1_000_000;
+/// What `copy` operations may add to a document, in bytes.
+const MAX_COPIED: usize = 3 << 20;
+/// What a patch may cost: elements of lists that make room, and nodes that are looked at to see how deep they go.
+const MAX_WORK: usize = 64 << 20;
+/// A node costs as much as so many elements.
+const NODE: usize = 16;
+
+/// What is left of what a patch may do.
+struct Budget {
+    copied: usize,
+    work: usize,
+}
+
+impl Budget {
+    fn work(&mut self, cost: usize) -> Option<()> {
+        self.work = self.work.checked_sub(cost)?;
+        Some(())
+    }
+
+    /// Whether a value that is put at `path` leaves the document as flat as a body has to be. A patch could otherwise
+    /// move a document into itself until nobody can walk it.
+    fn flat(&mut self, path: &str, value: &Value) -> Option<()> {
+        let above = path.bytes().filter(|b| *b == b'/').count();
+        self.level(value, decode::MAX_DEPTH.checked_sub(above)?)
+    }
+
+    fn level(&mut self, value: &Value, left: usize) -> Option<()> {
+        self.work(NODE)?;
+        match value {
+            Value::Array(list) => {
+                let left = left.checked_sub(1)?;
+                list.iter().try_for_each(|item| self.level(item, left))
+            }
+            Value::Object(map) => {
+                let left = left.checked_sub(1)?;
+                map.values().try_for_each(|value| self.level(value, left))
+            }
+            _ => Some(()),
+        }
+    }
+
+    /// Takes the size of a copy from what may be copied.
+    fn copy(&mut self, value: &Value) -> Option<()> {
+        serde_json::to_writer(Taken(&mut self.copied), value).ok()
+    }
+}
+
+/// Counts down as bytes are written; fails when there is nothing left.
+struct Taken<'b>(&'b mut usize);
+
+impl std::io::Write for Taken<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        *self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Applies the operations of `patch` (a JSON array) in order.
 pub fn json(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let operations = operations(patch)?;
     let mut doc = doc.clone();
-    let mut budget = MAX_COPIED;
+    let mut budget = Budget { copied: MAX_COPIED, work: MAX_WORK };
     for operation in &operations {
         apply(&mut doc, operation, &mut budget).ok_or_else(PatchError::unfit)?;
     }
@@ -52,20 +110,17 @@ fn operations(patch: &[u8]) -> Result<Vec<Value>, PatchError> {
     Ok(list)
 }
 
-fn apply(doc: &mut Value, operation: &Value, budget: &mut usize) -> Option<()> {
+fn apply(doc: &mut Value, operation: &Value, budget: &mut Budget) -> Option<()> {
     let path = operation.get("path")?.as_str()?;
-    match operation.get("op")?.as_str()? {
-        "add" => add(doc, path, operation.get("value").cloned().unwrap_or(Value::Null)),
-        "remove" => remove(doc, path).map(|_| ()),
-        "replace" => replace(doc, path, operation.get("value")?.clone()),
-        "move" => {
-            let value = remove(doc, operation.get("from")?.as_str()?)?;
-            add(doc, path, value)
-        }
+    let (value, replaces) = match operation.get("op")?.as_str()? {
+        "add" => (operation.get("value").cloned().unwrap_or(Value::Null), false),
+        "remove" => return remove(doc, path, budget).map(|_| ()),
+        "replace" => (operation.get("value")?.clone(), true),
+        "move" => (remove(doc, operation.get("from")?.as_str()?, budget)?, false),
         "copy" => {
-            let value = get(doc, operation.get("from")?.as_str()?)?.clone();
-            *budget = budget.checked_sub(size(&value))?;
-            add(doc, path, value)
+            let value = get(doc, operation.get("from")?.as_str()?)?;
+            budget.copy(value)?;
+            (value.clone(), false)
         }
         "test" => {
             let expected = operation.get("value").unwrap_or(&Value::Null);
@@ -73,10 +128,12 @@ fn apply(doc: &mut Value, operation: &Value, budget: &mut usize) -> Option<()> {
                 Some(value) => same(value, expected),
                 None => expected.is_null(),
             };
-            equal.then_some(())
+            return equal.then_some(());
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    budget.flat(path, &value)?;
+    if replaces { replace(doc, path, value) } else { add(doc, path, value, budget) }
 }
 
 /// Numbers are equal by value: `1` and `1.0`.
@@ -88,14 +145,6 @@ fn same(a: &Value, b: &Value) -> bool {
             a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| same(v, w)))
         }
         (a, b) => a == b,
-    }
-}
-
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Array(list) => 1 + list.iter().map(size).sum::<usize>(),
-        Value::Object(map) => 1 + map.values().map(size).sum::<usize>(),
-        _ => 1,
     }
 }
 
@@ -139,7 +188,7 @@ fn get<'d>(doc: &'d Value, path: &str) -> Option<&'d Value> {
     Some(node)
 }
 
-fn add(doc: &mut Value, path: &str, value: Value) -> Option<()> {
+fn add(doc: &mut Value, path: &str, value: Value, budget: &mut Budget) -> Option<()> {
     if path.is_empty() {
         *doc = value;
         return Some(());
@@ -151,6 +200,7 @@ fn add(doc: &mut Value, path: &str, value: Value) -> Option<()> {
         }
         Value::Array(list) => {
             let at = if last == "-" { list.len() } else { index(&last, list.len() + 1)? };
+            budget.work(list.len() - at)?;
             list.insert(at, value);
         }
         _ => return None,
@@ -179,12 +229,13 @@ fn replace(doc: &mut Value, path: &str, value: Value) -> Option<()> {
     Some(())
 }
 
-fn remove(doc: &mut Value, path: &str) -> Option<Value> {
+fn remove(doc: &mut Value, path: &str, budget: &mut Budget) -> Option<Value> {
     let (parent, last) = parent(doc, path)?;
     match parent {
         Value::Object(map) => map.remove(&last),
         Value::Array(list) => {
             let i = index(&last, list.len())?;
+            budget.work(list.len() - i)?;
             Some(list.remove(i))
         }
         _ => None,

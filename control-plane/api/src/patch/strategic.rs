@@ -1,6 +1,8 @@
 //! Strategic merge patch (`k8s.io/apimachinery/pkg/util/strategicpatch`): a merge patch that knows the API's lists.
 //! Directives: `$patch`, `$retainKeys`, `$setElementOrder/list`, `$deleteFromPrimitiveList/list`.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::{PatchError, order};
@@ -116,14 +118,11 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, schema: &Schema, delete_list: bo
     let key = merge_key(schema);
     if !of_maps(&old, &new)? {
         if delete_list {
-            return Ok(old.into_iter().filter(|item| !new.contains(item)).collect());
+            let gone: HashSet<&Value> = new.iter().collect();
+            return Ok(old.into_iter().filter(|item| !gone.contains(item)).collect());
         }
-        let mut merged: Vec<Value> = Vec::with_capacity(old.len() + new.len());
-        for item in old.iter().chain(&new) {
-            if !merged.contains(item) {
-                merged.push(item.clone());
-            }
-        }
+        let mut seen = HashSet::new();
+        let merged = old.iter().chain(&new).filter(|item| seen.insert(*item)).cloned().collect();
         return order::normalize(merged, &new, &new, &old, "");
     }
     if key.is_empty() {
@@ -133,22 +132,42 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, schema: &Schema, delete_list: bo
     let (old, new) = special_elements(old, new, key)?;
     let mut merged = old.clone();
     let items = schema.items().unwrap_or(schema);
+    let mut places = HashMap::new();
+    for (place, item) in old.iter().enumerate() {
+        if let Some(value) = item.get(key) {
+            places.entry(value).or_insert(place);
+        }
+    }
     for element in &new {
-        merge_element(&mut merged, element, key, items)?;
+        merge_element(&mut merged, &mut places, element, key, items)?;
     }
     order::normalize(merged, &new, &new, &old, key)
 }
 
-/// Merges one element of the patch's list into the element with the same key, or appends it.
-fn merge_element(list: &mut Vec<Value>, element: &Value, key: &str, items: &Schema) -> Result<()> {
+/// Merges one element of the patch's list into the element with the same key, or appends it. `places` says where in
+/// `list` a key is.
+fn merge_element<'e>(
+    list: &mut Vec<Value>,
+    places: &mut HashMap<&'e Value, usize>,
+    element: &'e Value,
+    key: &str,
+    items: &Schema,
+) -> Result<()> {
     let Value::Object(patch) = element else { return Ok(()) };
     let Some(wanted) = patch.get(key) else { return Err(no_merge_key(element, key)) };
-    match list.iter_mut().find(|item| item.get(key) == Some(wanted)) {
+    match places.get(wanted).and_then(|place| list.get_mut(*place)) {
         Some(found) => {
             let old = found.as_object().cloned().unwrap_or_default();
             *found = Value::Object(merge_map(old, patch.clone(), items)?);
         }
-        None => list.extend(clean(element.clone())),
+        None => {
+            if let Some(new) = clean(element.clone()) {
+                if new.get(key) == Some(wanted) {
+                    places.insert(wanted, list.len());
+                }
+                list.push(new);
+            }
+        }
     }
     Ok(())
 }
@@ -178,6 +197,7 @@ fn unsupported(words: &str) -> PatchError {
 fn special_elements(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>)> {
     let mut rest = Vec::with_capacity(new.len());
     let mut replace = false;
+    let mut gone = HashSet::new();
     for element in new {
         let Some(directive) = element.get(PATCH) else {
             rest.push(element);
@@ -186,7 +206,7 @@ fn special_elements(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(
         match directive.as_str() {
             Some("delete") => {
                 let Some(wanted) = element.get(key) else { return Err(no_merge_key(&element, key)) };
-                old.retain(|item| item.get(key) != Some(wanted));
+                gone.insert(wanted.clone());
             }
             Some("replace") => replace = true,
             Some("merge") => {
@@ -198,6 +218,7 @@ fn special_elements(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(
             }
         }
     }
+    old.retain(|item| item.get(key).is_none_or(|value| !gone.contains(value)));
     Ok(if replace { (rest, Vec::new()) } else { (old, rest) })
 }
 
@@ -205,7 +226,8 @@ fn retain_keys(original: &mut Fields, patch: &mut Fields) -> Result<()> {
     let Some(directive) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let refused = || PatchError::bad_request(BAD_RETAIN_KEYS);
     let keep = directive.as_array().ok_or_else(refused)?;
-    let kept = |key: &str| keep.iter().any(|k| k.as_str() == Some(key));
+    let keep: HashSet<&str> = keep.iter().filter_map(Value::as_str).collect();
+    let kept = |key: &str| keep.contains(key);
     for (key, value) in patch.iter() {
         let directive = key.starts_with(DELETE_PRIMITIVE) || key.starts_with(SET_ORDER);
         if !value.is_null() && !directive && !kept(key) {
