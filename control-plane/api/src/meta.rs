@@ -291,7 +291,7 @@ fn validate_update_once(_kind: &Kind, new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     for field in ["deletionGracePeriodSeconds", "deletionTimestamp"] {
         if !meta[field].is_null() && meta[field] != before[field] {
-            let detail = "field is immutable; may only be changed via deletion";
+            let detail = "field is immutable";
             errors.push(invalid(&path.child(field), &meta[field], detail));
         }
     }

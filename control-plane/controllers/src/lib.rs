@@ -15,6 +15,7 @@ pub mod selector;
 pub mod toleration;
 pub mod write;
 
+mod aggregation;
 mod collect;
 mod daemonset;
 mod deployment;
@@ -27,6 +28,7 @@ mod namespace;
 mod nodeipam;
 mod nodelifecycle;
 mod podgc;
+mod protection;
 mod replicaset;
 mod served;
 
@@ -48,6 +50,7 @@ type Start = fn(&Context) -> BoxFuture<'static, ()>;
 
 /// Every controller there is, by the name upstream gives it.
 const REGISTRY: &[(&str, Start)] = &[
+    ("clusterrole-aggregation-controller", aggregation::start),
     ("daemonset-controller", daemonset::start),
     ("deployment-controller", deployment::start),
     ("endpoints-controller", endpoint::legacy::start),
@@ -56,11 +59,14 @@ const REGISTRY: &[(&str, Start)] = &[
     ("namespace-controller", namespace::start),
     ("node-ipam-controller", nodeipam::start),
     ("node-lifecycle-controller", nodelifecycle::start),
+    ("persistentvolume-protection-controller", protection::volumes),
+    ("persistentvolumeclaim-protection-controller", protection::claims),
     ("pod-garbage-collector-controller", podgc::start),
     ("replicaset-controller", replicaset::start),
     ("root-ca-certificate-publisher-controller", furnish::root_ca),
     ("serviceaccount-controller", furnish::service_account),
     ("taint-eviction-controller", eviction::start),
+    ("volumeattributesclass-protection-controller", protection::classes),
 ];
 
 /// The short names that older releases of upstream used.
@@ -70,6 +76,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("nodeipam", "node-ipam-controller"),
     ("nodelifecycle", "node-lifecycle-controller"),
     ("podgc", "pod-garbage-collector-controller"),
+    ("pv-protection", "persistentvolume-protection-controller"),
+    ("pvc-protection", "persistentvolumeclaim-protection-controller"),
     ("endpoint", "endpoints-controller"),
 ];
 

@@ -22,7 +22,10 @@ pub fn strip(pod: &mut Pod) {
         if spec.node_name.is_some() {
             spec.affinity = None;
         }
-        spec.volumes = None;
+        // Of its volumes only the claims matter.
+        spec.volumes.iter_mut().for_each(|volumes| {
+            volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+        });
         spec.ephemeral_containers = None;
         spec.topology_spread_constraints = None;
         for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {

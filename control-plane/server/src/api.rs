@@ -110,7 +110,9 @@ pub fn store_key(kind: &Kind, key: &str) -> String {
 }
 
 pub fn not_found(kind: &Kind, name: &str) -> Status {
-    status::not_found(kind.group, kind.plural, name)
+    // The one kind that upstream's errors name in the singular.
+    let plural = if kind.storage == "componentstatuses" { kind.singular } else { kind.plural };
+    status::not_found(kind.group, plural, name)
 }
 
 impl Api {

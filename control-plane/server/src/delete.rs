@@ -109,6 +109,13 @@ impl Options {
         }
     }
 
+    /// The default of Jobs is not what most expect.
+    fn warn(&self, call: &Call) {
+        if call.kind.storage == "jobs" && self.propagation.is_none() && self.orphan.is_none() {
+            call.warnings.lock().push(JOBS.to_owned());
+        }
+    }
+
     fn errors(&self) -> ErrorList {
         let mut errors = ErrorList::new();
         let path = Path::new("propagationPolicy");
@@ -170,9 +177,7 @@ pub enum Outcome {
 pub async fn delete(api: &Arc<Api>, call: &Call, media: &str, body: &Bytes) -> Answer {
     let options = Options::parse(call, media, body)?;
     let include = read::include(call)?;
-    if call.kind.plural == "jobs" && options.propagation.is_none() && options.orphan.is_none() {
-        call.warnings.lock().push(JOBS.to_owned());
-    }
+    options.warn(call);
     let outcome = one(api, call, &call.resource.name, &options).await?;
     let object = match outcome {
         Outcome::Held(object) | Outcome::Gone(_, Some(object)) => object,
@@ -191,6 +196,7 @@ pub async fn delete(api: &Arc<Api>, call: &Call, media: &str, body: &Bytes) -> A
 pub async fn collection(api: &Arc<Api>, call: &Call, media: &str, body: &Bytes) -> Answer {
     let options = Options::parse(call, media, body)?;
     let include = read::include(call)?;
+    options.warn(call);
     let list = ListOptions::parse(&call.params)?;
     let selector = Selector::parse(call.kind, &call.params)?;
     let stored = api.cache(call.kind)?.kind;
@@ -220,28 +226,34 @@ pub async fn collection(api: &Arc<Api>, call: &Call, media: &str, body: &Bytes) 
 pub async fn one(api: &Arc<Api>, call: &Call, name: &str, options: &Options) -> Result<Outcome, Status> {
     let kind = call.kind;
     let key = crate::api::key(kind, &call.resource.namespace, name);
+    let mut options = options.clone();
     for _ in 0..RETRIES {
         let current = write::current(api, kind, &key).await?.ok_or_else(|| not_found(kind, name))?;
-        precondition(kind, name, options, &current)?;
+        precondition(kind, name, &options, &current)?;
         let attributes = Attributes {
             kind,
             subresource: "",
             operation: Operation::Delete,
             namespace: &call.resource.namespace,
             name,
+            prefix: "",
             user: &call.user,
             old: Some(&current.object),
             dry_run: options.dry_run,
         };
         admit::validate(api, &attributes, &Value::Null).await?;
-        if let Some(outcome) = attempt(api, kind, &key, options, current).await? {
+        if let Some(outcome) = attempt(api, kind, &key, &mut options, current).await? {
             return Ok(outcome);
         }
     }
     Err(status::timeout("the deletion kept losing against other writes", 1))
 }
 
-fn precondition(kind: &Kind, name: &str, options: &Options, current: &Current) -> Result<(), Status> {
+/// Whether the object is the one that the options mean.
+///
+/// # Errors
+/// 409 with upstream's words.
+pub fn precondition(kind: &Kind, name: &str, options: &Options, current: &Current) -> Result<(), Status> {
     let conflict = |message: String| Err(status::conflict(kind.group, kind.kind, name, &message));
     let uid = current.object["metadata"]["uid"].as_str().unwrap_or_default();
     match (&options.uid, &options.version) {
@@ -263,7 +275,7 @@ async fn attempt(
     api: &Api,
     kind: &'static Kind,
     key: &str,
-    options: &Options,
+    options: &mut Options,
     current: Current,
 ) -> Result<Option<Outcome>, Status> {
     let mut new = current.object.clone();
@@ -274,7 +286,11 @@ async fn attempt(
     let mut current = current;
     if new != current.object {
         match save(api, kind, key, options, &new, &current).await? {
-            Some(saved) => current = saved,
+            Some(saved) => {
+                // The condition was met, and this mark is what changed the version since.
+                options.version = options.version.take().map(|_| saved.revision.to_string());
+                current = saved;
+            }
             None => return Ok(None),
         }
     }
@@ -309,7 +325,7 @@ async fn save(
     current: &Current,
 ) -> Result<Option<Current>, Status> {
     if options.dry_run {
-        return Ok(Some(Current { object: new.clone(), revision: current.revision }));
+        return Ok(Some(Current { object: new.clone(), revision: current.revision, pristine: false }));
     }
     let bytes = match (&kind.convert, api.caches.of(kind)) {
         (Some(conversion), Some(cache)) => {
@@ -323,7 +339,7 @@ async fn save(
     match api.store.commit(vec![write]).await {
         Ok(revision) => {
             let object = crate::cache::parse(&insert_revision(&bytes, revision));
-            Ok(Some(Current { object: crate::select::converted(kind, object), revision }))
+            Ok(Some(Current { object: crate::select::converted(kind, object), revision, pristine: false }))
         }
         Err(StoreError::Conflict { .. }) => Ok(None),
         Err(error) => Err(unavailable(error)),

@@ -34,9 +34,9 @@ pub struct Kubelets {
 }
 
 /// Where a pod's kubelet is, and the container that is meant.
-struct Place {
-    address: IpAddr,
-    port: u16,
+pub struct Place {
+    pub address: IpAddr,
+    pub port: u16,
     container: String,
 }
 
@@ -54,24 +54,60 @@ impl Kubelets {
         let url = format!("https://{}:{}{}", shown(place.address), place.port, request.uri());
         let what = format!("{} {url:?}", method(&request));
         let failed = |why: String| status::internal(&format!("{what}: {why}"));
-        let connect = async {
-            let tcp = TcpStream::connect((place.address, place.port)).await?;
-            tcp.set_nodelay(true)?;
-            self.connector.connect(ServerName::from(place.address), tcp).await
-        };
-        let tls = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
-                return Err(failed(format!("dial tcp {}:{}: {error}", shown(place.address), place.port)));
-            }
-            Err(_) => return Err(failed("the connection timed out".into())),
-        };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        tokio::spawn(connection.with_upgrades());
-        sender.send_request(request).await.map_err(|error| failed(error.to_string()))
+        exchange(place.address, place.port, Some(&self.connector), request).await.map_err(failed)
     }
+
+    /// The client's side of TLS towards kubelets.
+    pub fn connector(&self) -> &TlsConnector {
+        &self.connector
+    }
+}
+
+/// Sends one request on a connection of its own.
+///
+/// # Errors
+/// In the words that Go has for it.
+pub async fn exchange(
+    address: IpAddr,
+    port: u16,
+    tls: Option<&TlsConnector>,
+    request: Request<Body>,
+) -> Result<Response<hyper::body::Incoming>, String> {
+    let dial = |why: String| format!("dial tcp {}:{port}: {why}", shown(address));
+    let connect = async {
+        let tcp =
+            TcpStream::connect((address, port)).await.map_err(|e| dial(format!("connect: {}", plain(&e))))?;
+        tcp.set_nodelay(true).map_err(|error| dial(plain(&error)))?;
+        match tls {
+            Some(tls) => {
+                let stream = tls.connect(ServerName::from(address), tcp).await;
+                talk(stream.map_err(|error| format!("tls: {}", plain(&error)))?, request).await
+            }
+            None => talk(tcp, request).await,
+        }
+    };
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
+    connected.unwrap_or_else(|_| Err(dial("i/o timeout".into())))?.await
+}
+
+type Talk =
+    Result<futures::future::BoxFuture<'static, Result<Response<hyper::body::Incoming>, String>>, String>;
+
+/// HTTP/1.1 over an open stream; the answer is awaited by the caller, for as long as it takes.
+async fn talk<S>(stream: S, request: Request<Body>) -> Talk
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
+    tokio::spawn(connection.with_upgrades());
+    Ok(async move { sender.send_request(request).await.map_err(|error| error.to_string()) }.boxed())
+}
+
+/// An error of the system without its number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 fn method(request: &Request<Body>) -> String {
@@ -80,7 +116,8 @@ fn method(request: &Request<Body>) -> String {
     letters.next().map_or_else(String::new, |first| format!("{first}{}", letters.as_str().to_lowercase()))
 }
 
-fn shown(address: IpAddr) -> String {
+/// An address as URLs write it.
+pub fn shown(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("[{address}]"),
@@ -125,7 +162,10 @@ fn container(call: &Call, pod: &Value) -> Result<String, Status> {
 }
 
 /// The kubelet of a node.
-fn place(api: &Api, node: &str, container: String) -> Result<Place, Status> {
+///
+/// # Errors
+/// 404 for a node that does not exist, 500 for one without an address.
+pub fn place(api: &Api, node: &str, container: String) -> Result<Place, Status> {
     let kind = registry::find("", "v1", "nodes").ok_or_else(status::no_such_resource)?;
     let item = api.cache(kind)?.get(node).ok_or_else(|| status::not_found("", "nodes", node))?;
     let node_object = item.value(kind);
@@ -291,7 +331,7 @@ pub async fn stream(api: &Arc<Api>, call: &Call, what: &'static str, mut request
     tokio::spawn(async move {
         tokio::select! {
             () = stopping.cancelled() => {}
-            result = join(client, answer) => if let Err(error) = result {
+            result = join(client, hyper::upgrade::on(answer)) => if let Err(error) = result {
                 tracing::debug!(%error, "a stream to a kubelet ended");
             }
         }
@@ -320,29 +360,38 @@ const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     let own: [HeaderName; 4] = [header::CONNECTION, header::UPGRADE, header::ORIGIN, header::USER_AGENT];
     for (name, value) in from {
-        if name == header::SEC_WEBSOCKET_PROTOCOL {
-            // The caller's token may stand among the protocols; it is for this server only.
-            let offered = value.to_str().unwrap_or_default().split(',').map(str::trim);
-            let kept: Vec<&str> = offered.filter(|p| !p.starts_with(BEARER_PROTOCOL)).collect();
-            if let Ok(value) = HeaderValue::from_str(&kept.join(", "))
-                && !kept.is_empty()
-            {
-                to.append(name.clone(), value);
-            }
-            continue;
-        }
         let negotiates = name.as_str().starts_with("sec-websocket-") || name.as_str().starts_with("x-");
         if negotiates || own.contains(name) {
             to.append(name.clone(), value.clone());
         }
     }
+    without_token(to);
 }
 
-async fn join(
+/// The caller's token may stand among the WebSocket protocols; it is for this server only.
+pub fn without_token(headers: &mut HeaderMap) {
+    let offered: Vec<String> = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(|protocol| protocol.trim().to_owned()))
+        .filter(|protocol| !protocol.starts_with(BEARER_PROTOCOL))
+        .collect();
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let (false, Ok(value)) = (offered.is_empty(), HeaderValue::from_str(&offered.join(", "))) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+    }
+}
+
+/// Passes bytes on between two upgraded connections until one ends.
+///
+/// # Errors
+/// If one of them breaks.
+pub async fn join(
     client: hyper::upgrade::OnUpgrade,
-    kubelet: Response<hyper::body::Incoming>,
+    kubelet: hyper::upgrade::OnUpgrade,
 ) -> Result<(), body::BoxError> {
-    let kubelet = hyper::upgrade::on(kubelet).await?;
+    let kubelet = kubelet.await?;
     let client = client.await?;
     copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(kubelet)).await?;
     Ok(())

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod options;
 pub mod pace;
 pub mod patch;
+pub mod proxy;
 pub mod read;
 pub mod reply;
 pub mod route;

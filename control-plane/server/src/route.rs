@@ -19,10 +19,10 @@ use crate::{
     delete, discover, health,
     inflight::Seat,
     info::{Info, Params, Resource},
-    ingest, kubelet, patch, read,
+    ingest, kubelet, patch, proxy, read,
     reply::{self, Answer},
     secure::{Attributes, User},
-    subresource::{binding, eviction, finalize, reviews, scale, token, unsupported},
+    subresource::{binding, eviction, finalize, reviews, scale, token},
     watch,
     write::{self, Part},
 };
@@ -194,7 +194,7 @@ async fn dispatch(api: &Arc<Api>, call: &Call, act: Option<Act>, request: Reques
         Some(Act::Exec) => kubelet::stream(api, call, "exec", request).await,
         Some(Act::Attach) => kubelet::stream(api, call, "attach", request).await,
         Some(Act::PortForward) => kubelet::stream(api, call, "portForward", request).await,
-        Some(Act::Proxy) => proxy(api, call).await,
+        Some(Act::Proxy) => proxy::proxy(api, call, request).await,
         Some(act) => {
             let (parts, body) = request.into_parts();
             let body = if call.info.verb == "get" { Bytes::new() } else { ingest::bytes(body).await? };
@@ -230,13 +230,23 @@ fn scoped(
     if everywhere && named {
         return Err(status::no_such_resource());
     }
-    let allowed = ["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&method.as_str());
+    let sub = match resource.subresource.as_str() {
+        "" => None,
+        name => {
+            let find = |sub: &&Subresource| sub.name == name;
+            Some(kind.subresources.iter().find(find).ok_or_else(status::no_such_resource)?)
+        }
+    };
+    let mut allowed = ["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&method.as_str());
+    if let Some(sub) = sub.filter(|sub| sub.act == Act::Proxy) {
+        // What is proxied to may know any method.
+        allowed |= matches!(*method, Method::HEAD | Method::OPTIONS);
+        return if allowed { Ok(Some(sub.act)) } else { Err(status::method_not_allowed()) };
+    }
     if !allowed || (everywhere && !matches!(info.verb, "list" | "watch")) {
         return Err(status::method_not_allowed());
     }
-    if !resource.subresource.is_empty() {
-        let find = |sub: &&Subresource| sub.name == resource.subresource;
-        let sub = kind.subresources.iter().find(find).ok_or_else(status::no_such_resource)?;
+    if let Some(sub) = sub {
         if !sub.verbs.contains(&info.verb) {
             return Err(status::method_not_allowed());
         }
@@ -299,10 +309,4 @@ async fn of_subresource(api: &Arc<Api>, call: &Call, act: Act, headers: &HeaderM
         (Act::Token, ..) => token::request(api, call, headers, &body).await,
         _ => Err(status::method_not_allowed()),
     }
-}
-
-/// `…/proxy/…` is not served; what does not exist is said first.
-async fn proxy(api: &Arc<Api>, call: &Call) -> Answer {
-    write::current(api, call.kind, &call.key()).await?.ok_or_else(|| call.not_found())?;
-    Err(unsupported("proxying to pods, services and nodes"))
 }

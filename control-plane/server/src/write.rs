@@ -8,6 +8,7 @@ use fairlead_api::{
     apply,
     field::ErrorList,
     kind::{Act, Kind},
+    kinds::certificatesigningrequest as requests,
     meta, pod,
     status::{self, Status},
 };
@@ -24,12 +25,11 @@ use crate::{
     read,
     reply::{self, Answer},
     select::converted,
-    subresource::approval,
 };
 
 /// How often a write that lost against another one is tried again.
 const RETRIES: usize = 20;
-/// How often a generated name that is taken is drawn again.
+/// How often a name is generated before the server gives up.
 const NAMES: usize = 8;
 
 /// What a write is about, wherever it came from.
@@ -66,6 +66,8 @@ pub enum Part {
 pub struct Current {
     pub object: Value,
     pub revision: u64,
+    /// It is as it was created.
+    pub pristine: bool,
 }
 
 /// A written object.
@@ -97,6 +99,7 @@ impl<'a> Writing<'a> {
             operation,
             namespace,
             name,
+            prefix: "",
             user: &self.call.user,
             old: None,
             dry_run: self.options.dry_run,
@@ -126,17 +129,28 @@ impl<'a> Writing<'a> {
                 done => return done,
             }
         }
-        self.create_once(object).await
+        self.create_once(object).await.map_err(|refused| {
+            if refused.reason() != "AlreadyExists" {
+                return refused;
+            }
+            let words = "the server was not able to generate a unique name for the object";
+            let message = format!("{}, {words}", refused.message());
+            refused.with_message(message).with_retry_after(1)
+        })
     }
 
     async fn create_once(&mut self, mut object: Value) -> Result<Written, Status> {
         let kind = self.call.kind;
         let namespace = self.call.resource.namespace.clone();
         managed::track(self, &mut object, None);
+        // Names are generated after admission has changed the object: plugins see, and refuse by, the prefix alone.
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let (name, prefix) = (text("name"), text("generateName"));
+        let attributes =
+            Attributes { prefix: &prefix, ..self.attributes(Operation::Create, &namespace, &name) };
+        admit::mutate(self.api, &attributes, &mut object).await?;
         self.name(&mut object);
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let attributes = self.attributes(Operation::Create, &namespace, &name);
-        admit::mutate(self.api, &attributes, &mut object).await?;
         let now = now();
         let uid = uuid::Uuid::new_v4().to_string();
         let in_namespace = kind.namespaced.then_some(namespace.as_str());
@@ -338,7 +352,7 @@ impl<'a> Writing<'a> {
         self.warnings.extend((kind.warnings)(&new, Some(old)));
         let claims = self.allocate(&mut new, Some(old)).await?;
         let bytes = self.stored(&new);
-        let unchanged = apply::same_but_times(&new, old);
+        let unchanged = apply::same_but_times(&new, old) && !completed_late(kind, current);
         if unchanged || self.options.dry_run {
             self.api.allocators.settle(&claims, false);
             let shown = if unchanged { self.stored(old) } else { bytes };
@@ -387,16 +401,20 @@ impl<'a> Writing<'a> {
             Part::EphemeralContainers => {
                 pod::update::prepare_ephemeral_containers(new, old);
                 count(kind, new, old);
-                pod::update::ephemeral_containers(new, old)
+                let mut errors = (kind.validate)(new);
+                errors.extend(pod::update::ephemeral_containers(new, old));
+                errors
             }
             Part::Resize => {
                 pod::update::prepare_resize(new, old);
                 count(kind, new, old);
-                pod::update::resize(new, old)
+                let mut errors = (kind.validate)(new);
+                errors.extend(pod::update::resize(new, old));
+                errors
             }
             Part::Approval => {
-                approval::prepare(new, old);
-                ErrorList::new()
+                requests::prepare_approval(new, old, &now());
+                requests::validate_approval(new, old)
             }
             Part::Inner => ErrorList::new(),
         }
@@ -459,8 +477,20 @@ pub async fn current(api: &Api, kind: &'static Kind, key: &str) -> Result<Option
     let read = api.store.get(&store_key(kind, key)).await.map_err(unavailable)?;
     Ok(read.entry.map(|entry| {
         let bytes = insert_revision(&entry.value, entry.mod_revision);
-        Current { object: converted(kind, parse(&bytes)), revision: entry.mod_revision }
+        Current {
+            object: converted(kind, parse(&bytes)),
+            revision: entry.mod_revision,
+            pristine: entry.create_revision == entry.mod_revision,
+        }
     }))
+}
+
+/// Upstream gives a Job the labels of its template when it reads the Job, not when it creates it: its first update
+/// stores them, and so counts as a change whatever else it changes.
+fn completed_late(kind: &Kind, current: &Current) -> bool {
+    let meta = &current.object["metadata"];
+    let own = &meta["labels"]["batch.kubernetes.io/controller-uid"];
+    kind.storage == "jobs" && current.pristine && own.is_string() && *own == meta["uid"]
 }
 
 /// Counts a changed spec.

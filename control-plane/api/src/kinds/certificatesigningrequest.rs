@@ -4,7 +4,10 @@ use super::{cells as c, fields::label, strategy};
 use crate::kind::{Act, Kind, Subresource};
 use crate::kind::{FieldLabel, Printing};
 use crate::validate::{Field, names};
-use crate::{field::ErrorList, table};
+use crate::{
+    field::{ErrorList, invalid_str},
+    table,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
@@ -32,6 +35,21 @@ pub static KIND: Kind = Kind {
         keep_decisions(new, old);
     },
     validate,
+    validate_status: |new, old| {
+        let mut e = conditions(new);
+        for kind in ["Approved", "Denied"] {
+            if count(new, kind) > count(old, kind) {
+                let words = format!("updates may not add a condition of type {kind:?}");
+                Field::root(new).get("status").get("conditions").forbidden(&mut e, &words);
+            }
+        }
+        e.extend(kept(new, old));
+        if let Some(words) = certificate(new["status"]["certificate"].as_str().unwrap_or_default()) {
+            let path = Field::root(new).get("status").get("certificate").path;
+            e.push(invalid_str(&path, "<certificate data>", words));
+        }
+        e
+    },
     cells,
     fields: &[FieldLabel { label: "spec.signerName", value: |o| label(&o["spec"]["signerName"]) }],
     ..Kind::BASE
@@ -75,6 +93,102 @@ fn keep_decisions(new: &mut Value, old: &Value) {
     } else if let Some(status) = new["status"].as_object_mut() {
         status.remove("conditions");
     }
+}
+
+/// What is wrong with an issued certificate: base64 of PEM.
+fn certificate(text: &str) -> Option<String> {
+    if text.is_empty() {
+        return None;
+    }
+    let pem = STANDARD.decode(text).unwrap_or_default();
+    let pem = String::from_utf8_lossy(&pem).into_owned();
+    let mut blocks = pem.match_indices("-----BEGIN ").filter_map(|(at, begin)| {
+        let (name, rest) = pem.get(at + begin.len()..)?.split_once("-----")?;
+        rest.contains(&format!("-----END {name}-----")).then(|| name.to_owned())
+    });
+    let first = blocks.next();
+    let other = first.iter().cloned().chain(blocks).find(|name| name != "CERTIFICATE");
+    match (first, other) {
+        (None, _) => Some("must contain at least one CERTIFICATE PEM block".to_owned()),
+        (_, Some(name)) => Some(format!("only CERTIFICATE PEM blocks are allowed, found {name:?}")),
+        _ => None,
+    }
+}
+
+/// What an update of `/approval` changes: conditions, and when they came to be.
+pub fn prepare_approval(new: &mut Value, old: &Value, now: &str) {
+    let mut conditions = new["status"]["conditions"].take();
+    for c in conditions.as_array_mut().into_iter().flatten() {
+        if c["lastUpdateTime"].is_null() {
+            c["lastUpdateTime"] = now.into();
+        }
+        if c["lastTransitionTime"].is_null() {
+            let same = |was: &&Value| was["type"] == c["type"] && was["status"] == c["status"];
+            let before = old["status"]["conditions"].as_array().into_iter().flatten().find(same);
+            let since = before.map(|was| was["lastTransitionTime"].clone()).filter(|time| !time.is_null());
+            c["lastTransitionTime"] = since.unwrap_or_else(|| now.into());
+        }
+    }
+    for part in ["spec", "status"] {
+        strategy::take(new, old, part);
+    }
+    match conditions {
+        Value::Array(list) if !list.is_empty() => new["status"]["conditions"] = list.into(),
+        _ => {
+            if let Some(status) = new["status"].as_object_mut() {
+                status.remove("conditions");
+            }
+        }
+    }
+}
+
+/// What is wrong with an update of `/approval`.
+pub fn validate_approval(new: &Value, old: &Value) -> ErrorList {
+    let mut e = validate(new);
+    e.extend(conditions(new));
+    e.extend(kept(new, old));
+    e
+}
+
+fn count(v: &Value, kind: &str) -> usize {
+    v["status"]["conditions"].as_array().into_iter().flatten().filter(|c| c["type"] == kind).count()
+}
+
+/// A decision stands.
+fn kept(new: &Value, old: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let lost = |kind: &&&str| count(new, kind) < count(old, kind);
+    for kind in ["Approved", "Denied", "Failed"].iter().filter(lost) {
+        let words = format!("updates may not remove a condition of type {kind:?}");
+        Field::root(new).get("status").get("conditions").forbidden(&mut e, &words);
+    }
+    e
+}
+
+fn conditions(v: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for c in Field::root(v).get("status").get("conditions").items() {
+        let (kind, state) = (c.get("type"), c.get("status"));
+        kind.present(&mut e);
+        if state.present(&mut e) {
+            let decides = matches!(kind.str(), "Approved" | "Denied" | "Failed");
+            state.one_of(&mut e, if decides { &["True"] } else { &["False", "True", "Unknown"] });
+        }
+        let other = match kind.str() {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => "",
+        };
+        if !other.is_empty() && seen.contains(&other) {
+            kind.invalid(&mut e, "Approved and Denied conditions are mutually exclusive");
+        }
+        if seen.contains(&kind.str()) {
+            kind.duplicate(&mut e);
+        }
+        seen.push(kind.str());
+    }
+    e
 }
 
 fn validate(v: &Value) -> ErrorList {

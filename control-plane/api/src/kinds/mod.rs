@@ -5,7 +5,7 @@ use crate::kind::Kind;
 mod apiservice;
 mod binding;
 mod cells;
-mod certificatesigningrequest;
+pub mod certificatesigningrequest;
 mod clusterrole;
 mod clusterrolebinding;
 mod componentstatus;

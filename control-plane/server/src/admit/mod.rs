@@ -2,6 +2,9 @@
 //! ones after validation, each in the order of the registry, as upstream's chain does.
 
 mod certificate_requests;
+mod certificate_subject;
+mod default_ingress_class;
+mod default_storage_class;
 mod escalation;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -37,7 +40,10 @@ pub struct Attributes<'a> {
     pub subresource: &'a str,
     pub operation: Operation,
     pub namespace: &'a str,
+    /// Empty while a name is still to be generated.
     pub name: &'a str,
+    /// What a name is generated from.
+    pub prefix: &'a str,
     pub user: &'a User,
     /// The object as it is; `None` for a creation.
     pub old: Option<&'a Value>,
@@ -52,7 +58,8 @@ impl Attributes<'_> {
 
     /// 403 with upstream's words.
     fn forbidden(&self, message: &str) -> Status {
-        status::forbidden(self.kind.group, self.kind.plural, self.name, message)
+        let name = if self.name.is_empty() { self.prefix } else { self.name };
+        status::forbidden(self.kind.group, self.kind.plural, name, message)
     }
 }
 
@@ -73,13 +80,16 @@ impl Plugin {
 /// All plugins, in upstream's order.
 pub static PLUGINS: &[Plugin] = &[
     namespace_lifecycle::PLUGIN,
-    node_restriction::PLUGIN,
     service_account::PLUGIN,
+    node_restriction::PLUGIN,
     taint_nodes::PLUGIN,
     priority::PLUGIN,
     toleration_seconds::PLUGIN,
+    default_storage_class::PLUGIN,
     storage_protection::PLUGIN,
     certificate_requests::PLUGIN,
+    certificate_subject::PLUGIN,
+    default_ingress_class::PLUGIN,
     escalation::PLUGIN,
 ];
 

@@ -15,12 +15,25 @@ fn mutate<'a>(
     pod: &'a mut Value,
 ) -> BoxFuture<'a, Result<(), Status>> {
     async move {
-        if attributes.is("pods") && attributes.operation == Operation::Create {
-            resolve(api, attributes, pod).await?;
+        match (attributes.is("pods"), attributes.operation, attributes.old) {
+            (true, Operation::Create, _) => resolve(api, attributes, pod).await,
+            (true, Operation::Update, Some(old)) => {
+                keep(pod, old);
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
     .boxed()
+}
+
+/// What was resolved at creation stays, also for clients that do not send it back.
+fn keep(pod: &mut Value, old: &Value) {
+    for field in ["priority", "preemptionPolicy"] {
+        if let (None | Some(Value::Null), Some(was)) = (pod["spec"].get(field), old["spec"].get(field)) {
+            pod["spec"][field] = was.clone();
+        }
+    }
 }
 
 async fn resolve(api: &Api, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), Status> {
@@ -88,9 +101,10 @@ fn validate<'a>(
     let other = if refused { default_class(api) } else { None };
     let other = other.and_then(|class| class["metadata"]["name"].as_str().map(str::to_owned));
     let answer = match other {
-        Some(name) if name != attributes.name => Err(attributes.forbidden(&format!(
-            "PriorityClass {name} is already marked as default. Only one default can exist"
-        ))),
+        Some(name) if attributes.operation == Operation::Create || name != attributes.name => Err(attributes
+            .forbidden(&format!(
+                "PriorityClass {name} is already marked as default. Only one default can exist"
+            ))),
         _ => Ok(()),
     };
     std::future::ready(answer).boxed()

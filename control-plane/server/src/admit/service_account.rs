@@ -18,6 +18,8 @@ pub const PLUGIN: Plugin = Plugin { name: "ServiceAccount", mutate: Some(mutate)
 /// Where every container finds the token.
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Marks accounts whose pods use only the secrets that the account lists.
+const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 /// An hour and seven seconds: clients that look for tokens of an hour can tell these apart.
 const EXPIRES: i64 = 3607;
 
@@ -63,6 +65,57 @@ async fn admit(api: &Api, attributes: &Attributes<'_>, pod: &mut Value) -> Resul
     let own = pod["spec"]["imagePullSecrets"].as_array().is_some_and(|secrets| !secrets.is_empty());
     if !own && found["imagePullSecrets"].as_array().is_some_and(|secrets| !secrets.is_empty()) {
         pod["spec"]["imagePullSecrets"] = found["imagePullSecrets"].clone();
+    }
+    if found["metadata"]["annotations"][MOUNTABLE] == "true" {
+        mountable(&account, &found, pod).map_err(|words| attributes.forbidden(&words))?;
+    }
+    Ok(())
+}
+
+/// An account that is marked so lets its pods use the secrets that it lists, and no others.
+fn mountable(account: &str, found: &Value, pod: &Value) -> Result<(), String> {
+    let listed = |list: &str, name: &Value| {
+        found[list].as_array().into_iter().flatten().any(|own| own["name"] == *name)
+    };
+    let refused = |what: String, kind: &str| {
+        Err(format!("{what} is not allowed because service account {account} does not reference that {kind}"))
+    };
+    let quoted = |name: &Value| fairlead_api::status::quoted(name.as_str().unwrap_or_default());
+    let items = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    for volume in items(&pod["spec"]["volumes"]) {
+        let name = &volume["secret"]["secretName"];
+        if !volume["secret"].is_null() && !listed("secrets", name) {
+            return refused(format!("volume with secret.secretName={}", quoted(name)), "secret");
+        }
+    }
+    for (list, word) in [("initContainers", "init container"), ("containers", "container")] {
+        for container in items(&pod["spec"][list]) {
+            let own = container["name"].as_str().unwrap_or_default();
+            for env in items(&container["env"]) {
+                let secret = &env["valueFrom"]["secretKeyRef"];
+                if !secret.is_null() && !listed("secrets", &secret["name"]) {
+                    let variable = env["name"].as_str().unwrap_or_default();
+                    let name = quoted(&secret["name"]);
+                    let what =
+                        format!("{word} {own} with envVar {variable} referencing secret.secretName={name}");
+                    return refused(what, "secret");
+                }
+            }
+            for from in items(&container["envFrom"]) {
+                let secret = &from["secretRef"];
+                if !secret.is_null() && !listed("secrets", &secret["name"]) {
+                    let name = quoted(&secret["name"]);
+                    let what = format!("{word} {own} with envFrom referencing secret.secretName={name}");
+                    return refused(what, "secret");
+                }
+            }
+        }
+    }
+    for (i, secret) in items(&pod["spec"]["imagePullSecrets"]).iter().enumerate() {
+        if !listed("imagePullSecrets", &secret["name"]) {
+            let what = format!("imagePullSecrets[{i}].name={}", quoted(&secret["name"]));
+            return refused(what, "imagePullSecret");
+        }
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ impl Admission<'_> {
             )));
         }
         match (self.group, self.resource, self.subresource) {
-            ("", "pods", "") => self.pod(node),
+            ("", "pods", "") => self.pod(node, objects),
             ("", "pods", "status") => self.pod_status(node),
             ("", "pods", "eviction") => self.eviction(node, objects),
             ("", "nodes", "" | "status") => self.node(node),
@@ -72,9 +72,9 @@ impl Admission<'_> {
         status::forbidden(self.group, self.resource, self.name, message)
     }
 
-    fn pod(&self, node: &str) -> Result<(), Status> {
+    fn pod(&self, node: &str, objects: &dyn Objects) -> Result<(), Status> {
         match self.operation {
-            "create" => self.mirror_pod(node, self.new.unwrap_or(&Value::Null)),
+            "create" => self.mirror_pod(node, self.new.unwrap_or(&Value::Null), objects),
             "delete" => match self.old {
                 Some(pod) if node_of(pod) != node => Err(self.forbidden(&format!(
                     "node {} can only delete pods with spec.nodeName set to itself",
@@ -86,9 +86,39 @@ impl Admission<'_> {
         }
     }
 
+    /// A mirror pod belongs to its node, and to nobody else.
+    fn owner(&self, node: &str, owners: &[Value], objects: &dyn Objects) -> Result<(), Status> {
+        let quoted = status::quoted(node);
+        let only = |words: &str| {
+            Err(self.forbidden(&format!("node {quoted} can only create pods with {words} set to itself")))
+        };
+        let owner = match owners {
+            [one] => one,
+            [] => return only("an owner reference"),
+            _ => return only("a single owner reference"),
+        };
+        let is = [("/kind", "Node"), ("/apiVersion", "v1"), ("/name", node)];
+        if is.iter().any(|(field, wanted)| text(owner, field) != *wanted) {
+            return only("an owner reference");
+        }
+        if owner["controller"] != true {
+            return only("a controller owner reference");
+        }
+        if owner["blockOwnerDeletion"] == true {
+            return Err(self
+                .forbidden(&format!("node {quoted} must not set blockOwnerDeletion on an owner reference")));
+        }
+        let found =
+            objects.find("", "nodes", "", node).ok_or_else(|| status::not_found("", "nodes", node))?;
+        let (uid, own) = (text(owner, "/uid"), text(&found, "/metadata/uid"));
+        if uid != own {
+            return Err(self.forbidden(&format!("node {node} UID mismatch: expected {uid} got {own}")));
+        }
+        Ok(())
+    }
+
     /// A kubelet creates pods only to show its static ones, and those reach nothing in the API.
-    fn mirror_pod(&self, node: &str, pod: &Value) -> Result<(), Status> {
-        let quoted = status::quoted(&text(pod, "/metadata/name"));
+    fn mirror_pod(&self, node: &str, pod: &Value, objects: &dyn Objects) -> Result<(), Status> {
         let refuse = |message: String| Err(self.forbidden(&message));
         if pod.pointer("/metadata/annotations").is_none_or(|a| a.get(MIRROR).is_none()) {
             let wanted = status::quoted(MIRROR);
@@ -104,17 +134,7 @@ impl Admission<'_> {
             ));
         }
         let owners = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let own = |owner: &Value| {
-            text(owner, "/kind") == "Node"
-                && text(owner, "/apiVersion") == "v1"
-                && text(owner, "/name") == node
-        };
-        if owners.is_none_or(|owners| owners.len() != 1 || !owners.iter().all(own)) {
-            return refuse(format!(
-                "pod {quoted} can only have an owner reference set to node {}",
-                status::quoted(node)
-            ));
-        }
+        self.owner(node, owners.map_or(&[][..], Vec::as_slice), objects)?;
         if !references(pod).is_empty() {
             return refuse(format!(
                 "node {} can not create pods that reference secrets, configmaps, service accounts or persistent volume claims",

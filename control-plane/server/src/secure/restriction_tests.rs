@@ -17,6 +17,7 @@ fn check(case: Case<'_>, refused: Option<&str>) {
     for (pod, node) in [("p", "n1"), ("q", "n2")] {
         shelf.put("pods", json!({"metadata": {"namespace": "a", "name": pod, "uid": format!("uid-{pod}")}, "spec": {"nodeName": node}}));
     }
+    shelf.put("nodes", json!({"metadata": {"namespace": "", "name": "n1", "uid": "u"}}));
     let (resource, subresource) = case.resource.split_once('/').unwrap_or((case.resource, ""));
     let n1 = kubelet("n1");
     let admission = Admission {
@@ -77,7 +78,8 @@ fn a_kubelet_writes_its_own_node_without_reserved_labels_or_new_taints() {
 #[test]
 fn a_kubelet_creates_mirror_pods_of_its_own_only() {
     let pod = |node: &str, annotations: Value, volumes: Value| {
-        let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u"}]);
+        let owner =
+            json!([{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u", "controller": true}]);
         Some(
             json!({"metadata": {"name": "s", "annotations": annotations, "ownerReferences": owner}, "spec": {"nodeName": node, "volumes": volumes}}),
         )
@@ -89,6 +91,28 @@ fn a_kubelet_creates_mirror_pods_of_its_own_only() {
     check(case(pod("n2", mirror.clone(), json!([]))), Some("spec.nodeName set to itself"));
     let secret = json!([{"name": "v", "secret": {"secretName": "s"}}]);
     check(case(pod("n1", mirror, secret)), Some("can not create pods that reference secrets"));
+}
+
+#[test]
+fn a_mirror_pod_belongs_to_its_node_alone() {
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u", "controller": true});
+    let with = |field: &str, value: Value| {
+        let mut owner = owner.clone();
+        owner[field] = value;
+        owner
+    };
+    for (owners, words) in [
+        (json!([]), "with an owner reference set to itself"),
+        (json!([owner, owner]), "with a single owner reference"),
+        (json!([with("name", json!("n2"))]), "with an owner reference set to itself"),
+        (json!([with("controller", json!(false))]), "with a controller owner reference"),
+        (json!([with("blockOwnerDeletion", json!(true))]), "must not set blockOwnerDeletion"),
+        (json!([with("uid", json!("v"))]), "UID mismatch: expected v got u"),
+    ] {
+        let meta = json!({"name": "s", "annotations": {MIRROR: "hash"}, "ownerReferences": owners});
+        let new = Some(json!({"metadata": meta, "spec": {"nodeName": "n1"}}));
+        check(Case { operation: "create", resource: "pods", name: "", new, old: None }, Some(words));
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::pki::{Pair, Pki, PkiError};
@@ -45,10 +46,14 @@ pub fn kubelet_client_config(pki: &Pki) -> Result<Arc<ClientConfig>, PkiError> {
     Ok(Arc::new(config))
 }
 
+/// The extra field that says which credential proved who somebody is.
+const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
+
 /// The user that a verified client certificate names: CN and every O. Call it once for a connection, with
 /// `ServerConnection::peer_certificates()`.
 pub fn peer_user(chain: Option<&[CertificateDer<'_>]>) -> Option<Arc<User>> {
-    let (_, leaf) = X509Certificate::from_der(chain?.first()?).ok()?;
+    let certificate = chain?.first()?;
+    let (_, leaf) = X509Certificate::from_der(certificate).ok()?;
     let subject = leaf.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
     if name.is_empty() {
@@ -56,7 +61,9 @@ pub fn peer_user(chain: Option<&[CertificateDer<'_>]>) -> Option<Arc<User>> {
     }
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
     let groups = groups.chain([AUTHENTICATED]).map(str::to_owned).collect();
-    Some(Arc::new(User { name: name.to_owned(), groups, ..User::default() }))
+    let print = Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let extra = [(CREDENTIAL.to_owned(), vec![format!("X509SHA256={print}")])].into();
+    Some(Arc::new(User { name: name.to_owned(), groups, extra, ..User::default() }))
 }
 
 fn roots(pki: &Pki) -> Result<RootCertStore, PkiError> {

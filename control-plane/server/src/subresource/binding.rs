@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fairlead_api::{
     decode::Expected,
-    field::{self, ErrorList, Path},
+    field::{ErrorList, Path, not_supported, required},
     registry,
     status::{self, Status},
 };
@@ -26,31 +26,45 @@ const BINDING: Expected<'static> =
 /// POST.
 pub async fn bind(api: &Arc<Api>, call: &Call, headers: &HeaderMap, body: &Bytes) -> Answer {
     let options = WriteOptions::parse(Verb::Create, &call.params)?;
-    let (binding, _) = ingest::typed(&BINDING, ingest::media(headers), body, options.validation)?;
+    let (mut binding, _) = ingest::typed(&BINDING, ingest::media(headers), body, options.validation)?;
     ingest::check_namespace(&binding, &call.resource.namespace)?;
     let own = binding["metadata"]["name"].as_str().unwrap_or_default();
     let name = if call.resource.subresource.is_empty() { own } else { &call.resource.name };
-    if !own.is_empty() && own != name {
+    if own != name {
         return Err(status::bad_request("name in URL does not match name in Binding object"));
     }
+    let name = name.to_owned();
+    super::admit(api, call, &mut binding, options.dry_run).await?;
+    check(&binding)?;
     let pods = registry::find("", "v1", "pods").ok_or_else(status::no_such_resource)?;
     let mut resource = call.resource.clone();
-    resource.name = name.to_owned();
+    resource.name.clone_from(&name);
     let pod_call = Call { kind: pods, ..call.named(resource) };
     let mut writing = Writing::new(api, &pod_call, options, Part::Inner);
     writing.tracking = Tracking::Nobody;
     writing.derived = true;
-    writing.update(name, |_, current| bound(&binding, name, &current.object)).await?;
+    writing.update(&name, |_, current| bound(&binding, &name, &current.object)).await?;
     Ok(super::done(call))
+}
+
+/// What is wrong with a binding is an error without a status of its own in upstream, and so answers 500.
+fn check(binding: &Value) -> Result<(), Status> {
+    let target = Path::new("target");
+    let mut errors = ErrorList::new();
+    let text = |field: &str| binding["target"][field].as_str().unwrap_or_default();
+    if !matches!(text("kind"), "" | "Node") {
+        errors.push(not_supported(&target.child("kind"), &json!(text("kind")), &["Node", "<empty>"]));
+    }
+    if text("name").is_empty() {
+        errors.push(required(&target.child("name"), ""));
+    }
+    let words: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    if words.is_empty() { Ok(()) } else { Err(status::plain(status::aggregate(&words))) }
 }
 
 /// The pod with its node.
 fn bound(binding: &Value, name: &str, pod: &Value) -> Result<Value, Status> {
     let conflict = |message: String| status::conflict("", "pods/binding", name, &message);
-    let errors = wrong_target(&binding["target"]);
-    if !errors.is_empty() {
-        return Err(status::invalid("", "Binding", name, &errors));
-    }
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     let uid = binding["metadata"]["uid"].as_str().unwrap_or_default();
     if !uid.is_empty() && pod["metadata"]["uid"] != uid {
@@ -78,19 +92,6 @@ fn bound(binding: &Value, name: &str, pod: &Value) -> Result<Value, Status> {
     }
     scheduled(&mut new);
     Ok(new)
-}
-
-/// A pod is bound to a node and to nothing else.
-fn wrong_target(target: &Value) -> ErrorList {
-    let path = Path::new("target");
-    let mut errors = ErrorList::new();
-    if !matches!(target["kind"].as_str().unwrap_or_default(), "" | "Node") {
-        errors.push(field::not_supported(&path.child("kind"), &target["kind"], &["Node", "<empty>"]));
-    }
-    if target["name"].as_str().unwrap_or_default().is_empty() {
-        errors.push(field::required(&path.child("name"), ""));
-    }
-    errors
 }
 
 /// Sets condition PodScheduled.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fairlead_api::{
-    decode::Expected,
+    decode::{Expected, FieldValidation},
     registry,
     selector::LabelSelector,
     status::{self, Status},
@@ -14,30 +14,93 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{Api, Call},
+    cache::parse,
     delete::{self, Options},
     ingest::{self, Verb, WriteOptions},
     managed::Tracking,
     reply::Answer,
+    secure::User,
     write::{self, Part, Writing},
 };
+
+/// Evictions that a budget has counted and not seen go yet, at most.
+const MAX_DISRUPTED: usize = 2000;
+const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 
 /// POST.
 pub async fn evict(api: &Arc<Api>, call: &Call, headers: &HeaderMap, body: &Bytes) -> Answer {
     let options = WriteOptions::parse(Verb::Create, &call.params)?;
-    let eviction = read(headers, body, &options)?;
-    let own = eviction["metadata"]["name"].as_str().unwrap_or_default();
-    if own != call.resource.name {
+    let mut eviction = read(headers, body, &options)?;
+    ingest::check_namespace(&eviction, &call.resource.namespace)?;
+    if eviction["metadata"]["name"].as_str().unwrap_or_default() != call.resource.name {
         return Err(status::bad_request("name in URL does not match name in Eviction object"));
     }
-    ingest::check_namespace(&eviction, &call.resource.namespace)?;
+    super::admit(api, call, &mut eviction, options.dry_run).await?;
     let mut deletion = Options::from_value(&eviction["deleteOptions"])?;
     deletion.dry_run |= options.dry_run;
     let pod = write::current(api, call.kind, &call.key()).await?.ok_or_else(|| call.not_found())?;
-    if !exempt(&pod.object) {
-        disrupt(api, call, &pod.object, deletion.dry_run).await?;
+    let pending = pod.object["status"]["phase"] == "Pending";
+    let unbudgeted = if exempt(&pod.object) {
+        pending && pod.object["metadata"]["deletionTimestamp"].is_null()
+    } else {
+        !disrupt(api, call, &pod.object, deletion.dry_run).await?
+    };
+    // A pod that went unbudgeted for the state it was in must still be in that state.
+    if unbudgeted && deletion.version.is_none() {
+        deletion.version = Some(pod.revision.to_string());
+    }
+    if !deletion.dry_run {
+        announce(api, call, &mut deletion).await?;
     }
     delete::one(api, call, &call.resource.name, &deletion).await?;
     Ok(super::done(call))
+}
+
+/// Says in the pod's status why it goes.
+async fn announce(api: &Arc<Api>, call: &Call, deletion: &mut Options) -> Result<(), Status> {
+    let server = Call { user: Arc::new(User::server()), ..call.named(call.resource.clone()) };
+    let mut writing = Writing::new(api, &server, quiet(false), Part::Inner);
+    writing.tracking = Tracking::Nobody;
+    writing.derived = true;
+    let name = &call.resource.name;
+    let written = writing
+        .update(name, |_, current| {
+            delete::precondition(call.kind, name, deletion, current)?;
+            let mut pod = current.object.clone();
+            disrupted(&mut pod);
+            Ok(pod)
+        })
+        .await?;
+    let version = parse(&written.bytes)["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+    deletion.version = deletion.version.take().and(version);
+    Ok(())
+}
+
+/// Sets condition DisruptionTarget.
+fn disrupted(pod: &mut Value) {
+    let mut condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastProbeTime": null, "lastTransitionTime": write::now(),
+    });
+    let conditions = &mut pod["status"]["conditions"];
+    let Some(list) = conditions.as_array_mut() else {
+        *conditions = json!([condition]);
+        return;
+    };
+    match list.iter_mut().find(|own| own["type"] == "DisruptionTarget") {
+        Some(own) => {
+            if own["status"] == "True" {
+                condition["lastTransitionTime"] = own["lastTransitionTime"].clone();
+            }
+            *own = condition;
+        }
+        None => list.push(condition),
+    }
+}
+
+/// The options of a write that the server makes on its own.
+fn quiet(dry_run: bool) -> WriteOptions {
+    WriteOptions { dry_run, validation: FieldValidation::Ignore, manager: None, force: false }
 }
 
 /// Both versions of the kind are taken, as upstream does.
@@ -58,9 +121,9 @@ fn exempt(pod: &Value) -> bool {
         || matches!(pod["status"]["phase"].as_str(), Some("Pending" | "Succeeded" | "Failed"))
 }
 
-/// Takes one disruption from the budget that covers the pod.
-async fn disrupt(api: &Arc<Api>, call: &Call, pod: &Value, dry_run: bool) -> Result<(), Status> {
-    let Some(kind) = registry::find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
+/// Takes one disruption from the budget that covers the pod; `false` for a pod that the budget does not count.
+async fn disrupt(api: &Arc<Api>, call: &Call, pod: &Value, dry_run: bool) -> Result<bool, Status> {
+    let Some(kind) = registry::find("policy", "v1", "poddisruptionbudgets") else { return Ok(true) };
     let prefix = format!("{}/", call.resource.namespace);
     let budgets: Vec<Value> = api
         .cache(kind)?
@@ -72,54 +135,73 @@ async fn disrupt(api: &Arc<Api>, call: &Call, pod: &Value, dry_run: bool) -> Res
                 .is_ok_and(|selector| selector.matches(&pod["metadata"]["labels"]))
         })
         .collect();
-    let [budget] = budgets.as_slice() else {
-        return if budgets.is_empty() {
-            Ok(())
-        } else {
+    let budget = match budgets.as_slice() {
+        [] => return Ok(true),
+        [one] => one,
+        _ => {
             let words = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-            Err(status::failure(500, "", words, None))
-        };
+            return Err(status::failure(500, "", words, None));
+        }
     };
+    if uncounted(pod, budget) {
+        return Ok(false);
+    }
     let name = budget["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let mut resource = call.resource.clone();
     resource.name.clone_from(&name);
     resource.subresource = "status".into();
-    let budget_call = Call { kind, ..call.named(resource) };
-    let options = WriteOptions {
-        dry_run,
-        validation: fairlead_api::decode::FieldValidation::Ignore,
-        manager: None,
-        force: false,
-    };
-    let mut writing = Writing::new(api, &budget_call, options, Part::Inner);
+    let server = Arc::new(User::server());
+    let budget_call = Call { kind, user: server, ..call.named(resource) };
+    let mut writing = Writing::new(api, &budget_call, quiet(dry_run), Part::Inner);
     writing.tracking = Tracking::Nobody;
     writing.derived = true;
     writing.update(&name, |_, current| taken(&current.object, &call.resource.name, &name)).await?;
-    Ok(())
+    Ok(true)
+}
+
+/// A pod that is not ready costs nothing where enough others are, or where the budget says so.
+fn uncounted(pod: &Value, budget: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.clone().any(|c| c["type"] == "Ready" && c["status"] == "True");
+    let healthy = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
+    let enough = healthy("currentHealthy") >= healthy("desiredHealthy") && healthy("desiredHealthy") > 0;
+    !ready && (enough || budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow")
 }
 
 /// The budget with one disruption less.
 fn taken(budget: &Value, pod: &str, name: &str) -> Result<Value, Status> {
     let state = &budget["status"];
-    let refuse = |why: &str| {
-        let words = "Cannot evict pod as it would violate the pod's disruption budget.";
-        let details = json!({"causes": [{"reason": "DisruptionBudget", "message": why}]});
-        Err(status::failure(429, "TooManyRequests", words, Some(details)))
-    };
-    if state["observedGeneration"].as_i64().unwrap_or(0)
-        < budget["metadata"]["generation"].as_i64().unwrap_or(0)
-    {
+    let number = |field: &str| state[field].as_i64().unwrap_or(0);
+    let refuse = |why: String| status::too_many_requests(REFUSED, 0).with_cause("DisruptionBudget", &why, "");
+    let forbidden = |why: &str| status::forbidden("policy", "poddisruptionbudget", name, why);
+    if number("observedGeneration") < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
         let why = format!("The disruption budget {name} is still being processed by the server.");
-        return refuse(&why).map_err(|status: Status| status.with_retry_after(10));
+        return Err(refuse(why).with_retry_after(10));
     }
-    let allowed = state["disruptionsAllowed"].as_i64().unwrap_or(0);
-    if allowed <= 0 {
-        let healthy = |field: &str| state[field].as_i64().unwrap_or(0);
-        return refuse(&format!(
-            "The disruption budget {name} needs {} healthy pods and has {} currently",
-            healthy("desiredHealthy"),
-            healthy("currentHealthy")
+    let allowed = number("disruptionsAllowed");
+    if allowed < 0 {
+        return Err(forbidden("pdb disruptions allowed is negative"));
+    }
+    if state["disruptedPods"].as_object().is_some_and(|pods| pods.len() > MAX_DISRUPTED) {
+        return Err(forbidden(
+            "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
         ));
+    }
+    if allowed == 0 {
+        let failed = state["conditions"].as_array().into_iter().flatten().find(|c| {
+            c["type"] == "DisruptionAllowed" && c["status"] == "False" && c["reason"] == "SyncFailed"
+        });
+        let why = failed.and_then(|c| c["message"].as_str()).filter(|text| !text.is_empty());
+        return Err(refuse(match why {
+            Some(text) => format!(
+                "The disruption budget {name} does not allow evicting pods currently because it failed sync: {text}"
+            ),
+            None => format!(
+                "The disruption budget {name} needs {} healthy pods and has {} currently",
+                number("desiredHealthy"),
+                number("currentHealthy")
+            ),
+        }));
     }
     let mut new = budget.clone();
     new["status"]["disruptionsAllowed"] = (allowed - 1).into();

@@ -1,7 +1,6 @@
 //! Subresources whose handlers change or stream something other than the object itself. Which ones a kind has, and
 //! their verbs, stands in its descriptor.
 
-pub mod approval;
 pub mod binding;
 pub mod eviction;
 pub mod finalize;
@@ -14,10 +13,31 @@ use http::Response;
 use serde_json::Value;
 
 use crate::{
-    api::Call,
+    admit::{self, Attributes, Operation},
+    api::{Api, Call},
     body::Body,
     reply::{self, respond},
 };
+
+/// Admission of what is posted to a subresource.
+///
+/// # Errors
+/// What a plugin refuses.
+pub async fn admit(api: &Api, call: &Call, object: &mut Value, dry_run: bool) -> Result<(), Status> {
+    let attributes = Attributes {
+        kind: call.kind,
+        subresource: &call.resource.subresource,
+        operation: Operation::Create,
+        namespace: &call.resource.namespace,
+        name: &call.resource.name,
+        prefix: "",
+        user: &call.user,
+        old: None,
+        dry_run,
+    };
+    admit::mutate(api, &attributes, object).await?;
+    admit::validate(api, &attributes, object).await
+}
 
 /// The answer to a POST that creates nothing that can be read again.
 pub fn done(call: &Call) -> Response<Body> {
@@ -44,14 +64,4 @@ pub fn empty(code: u16) -> Response<Body> {
     let mut response = respond(code, "text/plain", bytes::Bytes::new());
     response.headers_mut().remove(http::header::CONTENT_TYPE);
     response
-}
-
-/// A refusal of something that is not served.
-pub fn unsupported(what: &str) -> Status {
-    fairlead_api::status::failure(
-        501,
-        "NotImplemented",
-        format!("{what} is not supported by this server"),
-        None,
-    )
 }

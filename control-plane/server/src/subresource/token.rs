@@ -10,7 +10,6 @@ use crate::{
     api::{Api, Call, behind},
     ingest::{self, Verb, WriteOptions},
     reply::Answer,
-    secure::restriction::Admission,
 };
 
 const TOKEN_REQUEST: Expected<'static> = Expected {
@@ -23,22 +22,11 @@ const TOKEN_REQUEST: Expected<'static> = Expected {
 /// POST.
 pub async fn request(api: &Arc<Api>, call: &Call, headers: &HeaderMap, body: &Bytes) -> Answer {
     let options = WriteOptions::parse(Verb::Create, &call.params)?;
-    let (asked, _) = ingest::typed(&TOKEN_REQUEST, ingest::media(headers), body, options.validation)?;
+    let (mut asked, _) = ingest::typed(&TOKEN_REQUEST, ingest::media(headers), body, options.validation)?;
     // A token is bound to objects that may have been made a moment ago.
     api.caches.fresh().await.map_err(behind)?;
     let (namespace, name) = (&call.resource.namespace, &call.resource.name);
-    let admission = Admission {
-        user: &call.user,
-        operation: "create",
-        group: &call.resource.group,
-        resource: &call.resource.plural,
-        subresource: &call.resource.subresource,
-        namespace,
-        name,
-        new: Some(&asked),
-        old: None,
-    };
-    admission.check(&*api.caches)?;
+    super::admit(api, call, &mut asked, options.dry_run).await?;
     let answer = api.tokens.request(&*api.caches, namespace, name, &asked)?;
     Ok(super::reviewed(call, &answer))
 }
