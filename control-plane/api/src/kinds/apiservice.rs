@@ -5,6 +5,7 @@ use crate::kind::Printing;
 use crate::kind::{Act, Kind, Subresource};
 use crate::validate::{Field, names};
 use crate::{field::ErrorList, pod::defaults as d};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 pub static KIND: Kind = Kind {
@@ -23,6 +24,13 @@ pub static KIND: Kind = Kind {
     prepare_update: strategy::update,
     prepare_status: strategy::status_only,
     validate,
+    validate_status: |new, _| {
+        let mut e = ErrorList::new();
+        for condition in Field::root(new).get("status").get("conditions").items() {
+            condition.get("status").one_of(&mut e, &["True", "False", "Unknown"]);
+        }
+        e
+    },
     cells,
     unconditional_update: false,
     ..Kind::BASE
@@ -36,6 +44,9 @@ fn validate(v: &Value) -> ErrorList {
     let name = Field::root(v).get("metadata").get("name");
     if name.str() != wanted {
         name.invalid(&mut e, format!("must be `spec.version+\".\"+spec.group`: {wanted:?}"));
+    }
+    if group.is_empty() && version.str() != "v1" {
+        group.required(&mut e, "only v1 may have an empty group and it better be legacy kube");
     }
     if !group.is_empty() {
         group.all(&mut e, names::dns_subdomain(group.str()));
@@ -51,12 +62,19 @@ fn validate(v: &Value) -> ErrorList {
     if service.is_set() {
         service.get("namespace").present(&mut e);
         service.get("name").present(&mut e);
+        let port = service.get("port");
+        if port.is_set() && !(1..=65535).contains(&port.num()) {
+            port.invalid(&mut e, "port is not valid: must be between 1 and 65535, inclusive");
+        }
         if insecure.is_true() && !bundle.is_empty() {
             insecure.invalid(&mut e, "may not be true if caBundle is present");
         }
     } else {
         if !bundle.is_empty() {
-            bundle.invalid(&mut e, "local APIServices may not have a caBundle");
+            let bytes = STANDARD.decode(bundle.str()).unwrap_or_default().len();
+            let printed = Value::from(format!("{bytes} bytes"));
+            let at = Field::at(&printed, bundle.path.clone());
+            at.invalid(&mut e, "local APIServices may not have a caBundle");
         }
         if insecure.is_true() {
             insecure.invalid(&mut e, "local APIServices may not have insecureSkipTLSVerify");

@@ -3,7 +3,7 @@
 use super::{cells as c, strategy};
 use crate::kind::Kind;
 use crate::kind::Printing;
-use crate::validate::{Field, volume};
+use crate::validate::{Field, Seen, volume};
 use crate::{field::ErrorList, pod::defaults as d};
 use serde_json::{Value, json};
 
@@ -17,18 +17,20 @@ pub static KIND: Kind = Kind {
     message: "api.storage.v1.CSIDriver",
     storage: "csidrivers",
     default,
+    prepare_update: |new, old| {
+        strategy::count(new, old, |v| {
+            let spec = &v["spec"];
+            json!([spec["tokenRequests"], spec["requiresRepublish"], spec["seLinuxMount"]])
+        });
+    },
     validate,
     validate_update: |new, old| {
-        strategy::immutable(
-            new,
-            old,
-            &[
-                "spec.attachRequired",
-                "spec.fsGroupPolicy",
-                "spec.podInfoOnMount",
-                "spec.volumeLifecycleModes",
-            ],
-        )
+        let mut e = strategy::immutable(new, old, &["spec.attachRequired", "spec.volumeLifecycleModes"]);
+        // Upstream's path has the word that the field once had.
+        for error in e.iter_mut().filter(|error| error.path == "spec.attachRequired") {
+            error.path = "spec.attachedRequired".into();
+        }
+        e
     },
     cells,
     ..Kind::BASE
@@ -55,13 +57,14 @@ fn validate(v: &Value) -> ErrorList {
         let at = Field::at(mode.value, s.get("volumeLifecycleModes").path);
         at.one_of(&mut e, &["Ephemeral", "Persistent"]);
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let period = s.get("nodeAllocatableUpdatePeriodSeconds");
+    if period.int().is_some_and(|n| n < 10) {
+        period.invalid(&mut e, "must be greater than or equal to 10 seconds");
+    }
+    let mut seen = Seen::default();
     for token in s.get("tokenRequests").items() {
         let (audience, seconds) = (token.get("audience"), token.get("expirationSeconds"));
-        if seen.contains(&audience.str()) {
-            audience.duplicate(&mut e);
-        }
-        seen.push(audience.str());
+        seen.once(&audience, &mut e);
         if seconds.int().is_some_and(|n| n < 600) {
             seconds.invalid(&mut e, "may not specify a duration less than 10 minutes");
         }

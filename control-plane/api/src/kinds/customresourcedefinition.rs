@@ -82,7 +82,7 @@ fn validate(v: &Value) -> ErrorList {
     let s = f.get("spec");
     let (group, plural) = (s.get("group"), s.get("names").get("plural"));
     let name = f.get("metadata").get("name");
-    if name.str() != format!("{}.{}", plural.str(), group.str()) {
+    if strategy::is_new(v) && name.str() != format!("{}.{}", plural.str(), group.str()) {
         name.invalid(&mut e, "must be spec.names.plural+\".\"+spec.group");
     }
     if group.present(&mut e) {
@@ -90,7 +90,7 @@ fn validate(v: &Value) -> ErrorList {
         if wrong.is_empty() && !group.str().contains('.') {
             group.invalid(&mut e, "should be a domain with at least one dot");
         }
-        joined(&group, wrong, "", &mut e);
+        group.joined(&mut e, &wrong);
     }
     s.get("scope").required_one_of(&mut e, &["Cluster", "Namespaced"]);
     let preserve = s.get("preserveUnknownFields");
@@ -109,20 +109,16 @@ fn validate(v: &Value) -> ErrorList {
     e
 }
 
-/// All that is wrong with one text in one error.
-fn joined(f: &Field, wrong: Vec<String>, before: &str, e: &mut ErrorList) {
-    if !wrong.is_empty() {
-        f.invalid(e, format!("{before}{}", wrong.join(",")));
-    }
-}
-
 fn names(f: &Field, e: &mut ErrorList) {
     const MIXED: &str = "may have mixed case, but should otherwise match: ";
     for (name, before) in [("plural", ""), ("singular", ""), ("kind", MIXED), ("listKind", MIXED)] {
         let at = f.get(name);
         if !at.is_empty() {
             let text = if before.is_empty() { at.str().to_owned() } else { at.str().to_lowercase() };
-            joined(&at, names::dns1035_label(&text), before, e);
+            let wrong = names::dns1035_label(&text);
+            if !wrong.is_empty() {
+                at.invalid(e, format!("{before}{}", wrong.join(",")));
+            }
         }
     }
     let (kind, list) = (f.get("kind"), f.get("listKind"));
@@ -130,7 +126,7 @@ fn names(f: &Field, e: &mut ErrorList) {
         list.invalid(e, "kind and listKind may not be the same");
     }
     for word in f.get("shortNames").items().chain(f.get("categories").items()) {
-        joined(&word, names::dns1035_label(word.str()), "", e);
+        word.joined(e, &names::dns1035_label(word.str()));
     }
 }
 
@@ -158,7 +154,7 @@ fn versions(s: &Field, e: &mut ErrorList) {
         let name = version.get("name");
         unique &= !seen.contains(&name.str());
         seen.push(name.str());
-        joined(&name, names::dns1035_label(name.str()), "", e);
+        name.joined(e, &names::dns1035_label(name.str()));
         if !version.get("schema").get("openAPIV3Schema").is_set() {
             version.get("schema").get("openAPIV3Schema").required(e, "");
         }
@@ -177,7 +173,7 @@ fn versions(s: &Field, e: &mut ErrorList) {
     }
     if let Some(first) = all.first() {
         let version = Field::at(first.get("name").value, s.path.child("version"));
-        joined(&version, names::dns1035_label(version.str()), "", e);
+        version.joined(e, &names::dns1035_label(version.str()));
     }
     for (key, hub) in SHARED {
         let common = shared(key);

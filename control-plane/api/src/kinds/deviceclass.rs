@@ -2,7 +2,7 @@
 
 use super::{cells as c, devices, strategy};
 use crate::kind::Kind;
-use crate::validate::Field;
+use crate::validate::{Field, resources};
 use crate::{field::ErrorList, pod::defaults as d};
 
 pub static KIND: Kind = Kind {
@@ -21,7 +21,13 @@ pub static KIND: Kind = Kind {
     prepare_update: |new, old| strategy::count(new, old, |v| v["spec"].clone()),
     validate: |v| {
         let mut e = ErrorList::new();
-        devices::selectors(&Field::root(v).get("spec").get("selectors"), &mut e);
+        let s = Field::root(v).get("spec");
+        devices::selectors(&s.get("selectors"), &mut e);
+        devices::slice(&s.get("config"), devices::DEVICES_MAX, &mut e, devices::configuration);
+        let extended = s.get("extendedResourceName");
+        if extended.is_set() && !resources::is_extended(extended.str()) {
+            extended.invalid(&mut e, "must be a valid extended resource name");
+        }
         e
     },
     cells: |o, p| vec![c::name(o), c::age(o, p)],

@@ -3,7 +3,7 @@
 use super::{cells as c, strategy};
 use crate::kind::Kind;
 use crate::kind::Printing;
-use crate::validate::{Field, names, net};
+use crate::validate::{Field, Seen, names, net, same};
 use crate::{
     field::{self, ErrorList},
     pod::defaults as d,
@@ -24,8 +24,14 @@ pub static KIND: Kind = Kind {
             d::unset(p, "protocol", json!("TCP"));
         })
     },
-    prepare_create: strategy::first_generation,
+    prepare_create: |v| {
+        drop_topology(v);
+        strategy::first_generation(v);
+    },
     prepare_update: |new, old| {
+        if !same(&new["endpoints"], &old["endpoints"]) {
+            drop_topology(new);
+        }
         strategy::count(new, old, |v| {
             json!([v["endpoints"], v["ports"], v["addressType"], v["metadata"]["labels"]])
         })
@@ -38,11 +44,19 @@ pub static KIND: Kind = Kind {
     ..Kind::BASE
 };
 
+/// What older versions told of an endpoint's place is not taken from clients of this one.
+fn drop_topology(v: &mut Value) {
+    d::each(v, "endpoints", |endpoint| {
+        endpoint.as_object_mut().map(|map| map.remove("deprecatedTopology"));
+    });
+}
+
 const ADDRESS_TYPES: &[&str] = &["FQDN", "IPv4", "IPv6"];
 const ADDRESSES_MAX: usize = 100;
 const PORTS_MAX: usize = 20000;
 const ENDPOINTS_MAX: usize = 1000;
 const TOPOLOGY_MAX: usize = 16;
+const HINTS_MAX: usize = 8;
 
 fn validate(v: &Value) -> ErrorList {
     let mut e = ErrorList::new();
@@ -94,16 +108,24 @@ fn endpoint(f: &Field, kind: &str, e: &mut ErrorList) {
     if host.is_set() {
         host.all(e, names::dns_label(host.str()));
     }
-    let mut zones: Vec<&str> = Vec::new();
-    for zone in f.get("hints").get("forZones").items() {
-        let name = zone.get("name");
-        if zones.contains(&name.str()) {
-            name.duplicate(e);
-        }
-        zones.push(name.str());
-        if name.present(e) {
-            name.all(e, names::label_value(name.str()));
-        }
+    for (list, check) in
+        [("forZones", names::label_value as fn(&str) -> _), ("forNodes", names::dns_subdomain)]
+    {
+        hints(&f.get("hints").get(list), check, e);
+    }
+}
+
+/// Zones or nodes that an endpoint is for.
+fn hints(f: &Field, check: fn(&str) -> Vec<String>, e: &mut ErrorList) {
+    if f.len() > HINTS_MAX {
+        f.too_many(e, HINTS_MAX);
+        return;
+    }
+    let mut seen = Seen::default();
+    for hint in f.items() {
+        let name = hint.get("name");
+        seen.once(&name, e);
+        name.all(e, check(name.str()));
     }
 }
 
@@ -119,16 +141,13 @@ fn ports(f: &Field, e: &mut ErrorList) {
         f.too_many(e, PORTS_MAX);
         return;
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for p in f.items() {
         let (name, app) = (p.get("name"), p.get("appProtocol"));
         if !name.is_empty() {
             name.all(e, names::dns_label(name.str()));
         }
-        if seen.contains(&name.str()) {
-            name.duplicate(e);
-        }
-        seen.push(name.str());
+        seen.once(&name, e);
         let protocol = p.get("protocol");
         if protocol.is_set() {
             protocol.one_of(e, &["SCTP", "TCP", "UDP"]);

@@ -74,8 +74,7 @@ fn validate(v: &Value) -> ErrorList {
         class.all(&mut e, names::dns_subdomain(class.str()));
         let note = f.get("metadata").get("annotations").get(CLASS);
         // Only asked of new objects. Upstream's path leaves `metadata` out.
-        let new = f.get("metadata").get("resourceVersion").is_empty();
-        if new && note.is_set() && note.str() != class.str() {
+        if strategy::is_new(v) && note.is_set() && note.str() != class.str() {
             let at = Field::at(note.value, crate::field::Path::new("annotations").child(CLASS));
             at.invalid(&mut e, "must match `ingressClassName` when both are specified");
         }

@@ -18,6 +18,8 @@ pub static KIND: Kind = Kind {
     default: |v| {
         d::object(v, "spec");
     },
+    prepare_create: |v| drop_election(v, &Value::Null),
+    prepare_update: drop_election,
     validate,
     cells,
     unconditional_update: false,
@@ -33,14 +35,16 @@ fn validate(v: &Value) -> ErrorList {
         duration.invalid(&mut e, GREATER_THAN_ZERO);
     }
     spec.get("leaseTransitions").non_negative(&mut e);
-    let (strategy, preferred) = (spec.get("strategy"), spec.get("preferredHolder"));
-    if !preferred.is_empty() && strategy.is_empty() {
-        preferred.forbidden(&mut e, "may only be specified when `strategy` is defined");
-    }
-    if strategy.is_set() && strategy.str() != "OldestEmulationVersion" {
-        strategy.all(&mut e, crate::validate::names::domain_prefixed_path(strategy.str()));
-    }
     e
+}
+
+/// Coordinated leader election is a feature that is off unless a cluster asks for it: what belongs to it is not kept.
+fn drop_election(new: &mut Value, old: &Value) {
+    for name in ["strategy", "preferredHolder"] {
+        if let (true, Some(spec)) = (old["spec"][name].is_null(), new["spec"].as_object_mut()) {
+            spec.remove(name);
+        }
+    }
 }
 
 fn cells(o: &Value, p: &Printing) -> Vec<Value> {

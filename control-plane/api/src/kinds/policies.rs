@@ -7,7 +7,7 @@ use crate::{
     field::ErrorList,
     kind::Printing,
     pod::defaults as d,
-    validate::{Field, names, selector},
+    validate::{Field, Seen, names, selector},
 };
 
 fn default_match(v: &mut Value) {
@@ -32,6 +32,11 @@ pub fn default_binding(v: &mut Value) {
 fn match_resources(f: &Field, e: &mut ErrorList) {
     for list in ["resourceRules", "excludeResourceRules"] {
         for rule in f.get(list).items() {
+            let mut seen = Seen::default();
+            for name in rule.get("resourceNames").items() {
+                name.all(e, names::path_segment(name.str()));
+                seen.once(&name, e);
+            }
             webhooks::rule(&rule, e);
         }
     }
@@ -40,11 +45,44 @@ fn match_resources(f: &Field, e: &mut ErrorList) {
     selector::label_selector(&f.get("objectSelector"), e);
 }
 
-fn expression(f: &Field, e: &mut ErrorList) {
+/// An expression; `absent` is what is said when there is none.
+fn expression(f: &Field, absent: &str, e: &mut ErrorList) {
     if f.str().trim().is_empty() {
-        f.required(e, "");
+        f.required(e, absent);
     } else if let Err(words) = webhooks::balanced(f.str()) {
         f.invalid(e, words);
+    }
+}
+
+const NO_EXPRESSION: &str = "expression is not specified";
+
+/// Group, version and kind of what parameters are.
+fn param_kind_of(f: &Field, e: &mut ErrorList) {
+    let (version, kind) = (f.get("apiVersion"), f.get("kind"));
+    if version.present(e) {
+        let (group, name) = version.str().rsplit_once('/').unwrap_or(("", version.str()));
+        let at = |text: &Value, e: &mut ErrorList, wrong: Vec<String>| {
+            Field::at(text, version.path.clone()).joined(e, &wrong);
+        };
+        if group.contains('/') {
+            version.invalid(e, format!("unexpected GroupVersion string: {}", version.str()));
+        } else {
+            if !group.is_empty() {
+                at(&Value::from(group), e, names::dns_subdomain(group));
+            }
+            if name.is_empty() {
+                version.invalid(e, "version must be specified");
+            } else {
+                at(&Value::from(name), e, names::dns1035_label(name));
+            }
+        }
+    }
+    if kind.present(e) {
+        let wrong = names::dns1035_label(&kind.str().to_lowercase());
+        if !wrong.is_empty() {
+            let words = "may have mixed case, but should otherwise match: ";
+            kind.invalid(e, format!("{words}{}", wrong.join(",")));
+        }
     }
 }
 
@@ -52,8 +90,7 @@ fn common(s: &Field, e: &mut ErrorList) {
     s.get("failurePolicy").one_of(e, &["Fail", "Ignore"]);
     let kind = s.get("paramKind");
     if kind.is_set() {
-        kind.get("apiVersion").present(e);
-        kind.get("kind").present(e);
+        param_kind_of(&kind, e);
     }
     let constraints = s.get("matchConstraints");
     if constraints.is_set() {
@@ -65,45 +102,101 @@ fn common(s: &Field, e: &mut ErrorList) {
         constraints.required(e, "");
     }
     webhooks::conditions(&s.get("matchConditions"), e);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for variable in s.get("variables").items() {
         let name = variable.get("name");
-        if name.present(e) && seen.contains(&name.str()) {
-            name.duplicate(e);
+        if name.str().trim().is_empty() {
+            name.required(e, "name is not specified");
+        } else if !is_identifier(name.str()) {
+            name.invalid(e, "name is not a valid CEL identifier");
         }
-        seen.push(name.str());
-        expression(&variable.get("expression"), e);
+        seen.once_if_set(&name, e);
+        expression(&variable.get("expression"), NO_EXPRESSION, e);
     }
 }
 
-pub fn validating(v: &Value) -> ErrorList {
+/// A name that an expression can use: no word of the language.
+fn is_identifier(name: &str) -> bool {
+    const RESERVED: &[&str] = &[
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ];
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !RESERVED.contains(&name)
+}
+
+/// One check of a validating policy.
+fn validation(check: &Field, e: &mut ErrorList) {
     const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    let (rule, message, computed) =
+        (check.get("expression"), check.get("message"), check.get("messageExpression"));
+    let broken = |text: &str| text.contains(['\n', '\r']);
+    expression(&rule, NO_EXPRESSION, e);
+    if !computed.is_empty() {
+        if computed.str().trim().is_empty() {
+            computed.invalid(e, "must be non-empty if specified");
+        } else {
+            expression(&computed, "", e);
+        }
+    }
+    if !message.is_empty() && message.str().trim().is_empty() {
+        message.invalid(e, "message must be non-empty if specified");
+    } else if broken(message.str().trim()) {
+        message.invalid(e, "message must not contain line breaks");
+    } else if message.is_empty() && broken(rule.str().trim()) {
+        message.required(e, "message must be specified if expression contains line breaks");
+    }
+    check.get("reason").one_of(e, REASONS);
+}
+
+pub fn validating(v: &Value) -> ErrorList {
+    const NOTES_MAX: usize = 20;
     let mut e = ErrorList::new();
     let s = Field::root(v).get("spec");
     common(&s, &mut e);
-    if s.get("validations").is_empty() && s.get("auditAnnotations").is_empty() {
-        s.get("validations")
-            .required(&mut e, "validations or auditAnnotations must contain at least one item");
-    }
-    for check in s.get("validations").items() {
-        expression(&check.get("expression"), &mut e);
-        check.get("reason").one_of(&mut e, REASONS);
-        let message = check.get("messageExpression");
-        if !message.is_empty() {
-            expression(&message, &mut e);
+    let (checks, notes) = (s.get("validations"), s.get("auditAnnotations"));
+    if checks.is_empty() && notes.is_empty() {
+        for list in [&checks, &notes] {
+            list.required(&mut e, "validations or auditAnnotations must contain at least one item");
         }
     }
-    let mut seen: Vec<&str> = Vec::new();
-    for note in s.get("auditAnnotations").items() {
+    for check in checks.items() {
+        validation(&check, &mut e);
+    }
+    if notes.len() > NOTES_MAX {
+        notes.invalid(&mut e, format!("must not have more than {NOTES_MAX} auditAnnotations"));
+    }
+    let policy = v["metadata"]["name"].as_str().unwrap_or_default();
+    let mut seen = Seen::default();
+    for note in notes.items() {
         let key = note.get("key");
-        if key.present(&mut e) {
-            key.all(&mut e, names::qualified(key.str()));
-        }
-        if seen.contains(&key.str()) {
-            key.duplicate(&mut e);
-        }
-        seen.push(key.str());
-        expression(&note.get("valueExpression"), &mut e);
+        // The policy's name goes before the key in what is written down.
+        let full = Value::from(format!("{policy}/{}", key.str()));
+        let at = Field::at(&full, key.path.clone());
+        at.all(&mut e, names::qualified(at.str()));
+        seen.once(&key, &mut e);
+        expression(&note.get("valueExpression"), "valueExpression is not specified", &mut e);
     }
     e
 }
@@ -118,18 +211,19 @@ pub fn mutating(v: &Value) -> ErrorList {
     }
     for m in s.get("mutations").items() {
         let kind = m.get("patchType");
-        let part = match kind.str() {
-            "ApplyConfiguration" => "applyConfiguration",
-            "JSONPatch" => "jsonPatch",
-            _ => {
-                kind.required_one_of(&mut e, &["ApplyConfiguration", "JSONPatch"]);
-                continue;
+        if !kind.required_one_of(&mut e, &["ApplyConfiguration", "JSONPatch"]) {
+            continue;
+        }
+        for (name, part) in [("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")] {
+            let at = m.get(part);
+            match (kind.str() == name, at.is_set()) {
+                (true, true) => expression(&at.get("expression"), NO_EXPRESSION, &mut e),
+                (true, false) => at.required(&mut e, &format!("must be specified when patchType is {name}")),
+                (false, true) => {
+                    at.forbidden(&mut e, format!("must not be specified when patchType is {}", kind.str()));
+                }
+                (false, false) => {}
             }
-        };
-        if m.get(part).is_set() {
-            expression(&m.get(part).get("expression"), &mut e);
-        } else {
-            m.get(part).required(&mut e, "");
         }
     }
     e
@@ -143,16 +237,23 @@ fn binding(s: &Field, e: &mut ErrorList) {
     let parameters = s.get("paramRef");
     if parameters.is_set() {
         let (by_name, by_label) = (parameters.get("name"), parameters.get("selector"));
-        if !by_name.is_empty() && by_label.is_set() {
-            by_name.forbidden(e, "name and selector are mutually exclusive");
-        } else if by_name.is_empty() && !by_label.is_set() {
-            parameters.required(e, "one of name or selector must be specified");
+        by_name.all(e, if by_name.is_empty() { Vec::new() } else { names::path_segment(by_name.str()) });
+        selector::label_selector(&by_label, e);
+        match (!by_name.is_empty(), by_label.is_set()) {
+            (true, true) => {
+                for at in [&by_name, &by_label] {
+                    at.forbidden(e, "name and selector are mutually exclusive");
+                }
+            }
+            (false, false) => parameters.required(e, "one of name or selector must be specified"),
+            _ => {}
         }
         let action = parameters.get("parameterNotFoundAction");
         action.required_one_of(e, &["Allow", "Deny"]);
     }
     if s.get("matchResources").is_set() {
-        match_resources(&s.get("matchResources"), e);
+        // Upstream's path has the word misspelt.
+        match_resources(&Field::at(s.get("matchResources").value, s.path.child("matchResouces")), e);
     }
 }
 
@@ -162,15 +263,12 @@ pub fn validating_binding(v: &Value) -> ErrorList {
     binding(&s, &mut e);
     let actions = s.get("validationActions");
     actions.present(&mut e);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for action in actions.items() {
         action.one_of(&mut e, &["Audit", "Deny", "Warn"]);
-        if seen.contains(&action.str()) {
-            action.duplicate(&mut e);
-        }
-        seen.push(action.str());
+        seen.once(&action, &mut e);
     }
-    if seen.contains(&"Deny") && seen.contains(&"Warn") {
+    if seen.has("Deny") && seen.has("Warn") {
         actions.invalid(&mut e, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)");
     }
     e

@@ -36,16 +36,26 @@ fn validate(v: &Value) -> ErrorList {
     let f = Field::root(v);
     let (name, value) = (f.get("metadata").get("name"), f.get("value"));
     if name.str().starts_with("system-") {
-        let known = SYSTEM.iter().any(|(n, p)| *n == name.str() && *p == value.num());
-        if !known {
-            let words = "priority class names with 'system-' prefix are reserved for system use only";
-            f.get("metadata").get("name").forbidden(&mut e, words);
+        if let Some(why) = not_of_the_system(name.str(), value.num(), f.get("globalDefault").is_true()) {
+            let words = "priority class names with 'system-' prefix are reserved for system use only. error:";
+            name.forbidden(&mut e, format!("{words} {why}"));
         }
     } else if value.num() > USER_MAX {
         value.forbidden(&mut e, format!("maximum allowed value of a user defined priority is {USER_MAX}"));
     }
-    f.get("preemptionPolicy").required_one_of(&mut e, &["Never", "PreemptLowerPriority"]);
+    f.get("preemptionPolicy").required_one_of(&mut e, &["PreemptLowerPriority", "Never"]);
     e
+}
+
+/// Why this is none of the classes that the system makes.
+fn not_of_the_system(name: &str, value: i64, default: bool) -> Option<String> {
+    let Some((_, wanted)) = SYSTEM.iter().find(|(known, _)| *known == name) else {
+        return Some(format!("{name} is not a known system priority class"));
+    };
+    if value != *wanted {
+        return Some(format!("value of {name} PriorityClass must be {wanted}"));
+    }
+    default.then(|| format!("globalDefault of {name} PriorityClass must be false"))
 }
 
 fn validate_update(new: &Value, old: &Value) -> ErrorList {

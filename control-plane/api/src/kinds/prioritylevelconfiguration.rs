@@ -60,6 +60,7 @@ fn validate(v: &Value) -> ErrorList {
             if limited.is_set() {
                 limited.forbidden(&mut e, "must be nil if the type is not Limited");
             }
+            shares(&exempt, &mut e);
         }
         "Limited" => {
             if exempt.is_set() {
@@ -76,16 +77,29 @@ fn validate(v: &Value) -> ErrorList {
     e
 }
 
-fn limited(f: &Field, e: &mut ErrorList) {
-    let shares = f.get("nominalConcurrencyShares");
-    if shares.num() < 0 {
-        shares.invalid(e, "must be a non-negative integer");
+/// How many bits of a hash it takes to deal a hand.
+const HASH_BITS: i64 = 60;
+
+fn entropy(queues: i64, hand: i64) -> i64 {
+    ((queues as f64).log2() * hand as f64).ceil() as i64
+}
+
+/// How much of the server's concurrency it has, and how much of that it lends.
+fn shares(f: &Field, e: &mut ErrorList) {
+    let (nominal, lent) = (f.get("nominalConcurrencyShares"), f.get("lendablePercent"));
+    if nominal.num() < 0 {
+        nominal.invalid(e, "must be a non-negative integer");
     }
-    for name in ["lendablePercent", "borrowingLimitPercent"] {
-        let at = f.get(name);
-        if at.num() < 0 || (name == "lendablePercent" && at.num() > 100) {
-            at.invalid(e, "must be between 0 and 100, inclusive");
-        }
+    if !(0..=100).contains(&lent.num()) {
+        lent.invalid(e, "must be between 0 and 100, inclusive");
+    }
+}
+
+fn limited(f: &Field, e: &mut ErrorList) {
+    shares(f, e);
+    let borrowed = f.get("borrowingLimitPercent");
+    if borrowed.num() < 0 {
+        borrowed.invalid(e, "if specified, must be a non-negative integer");
     }
     let response = f.get("limitResponse");
     let queuing = response.get("queuing");
@@ -114,6 +128,16 @@ fn limited(f: &Field, e: &mut ErrorList) {
                 hand.invalid(e, "must be positive");
             } else if hand.num() > queues.num() {
                 hand.invalid(e, format!("should not be greater than queues ({})", queues.num()));
+            } else if entropy(queues.num(), hand.num()) > HASH_BITS {
+                let words = "should not be greater than";
+                hand.invalid(
+                    e,
+                    format!(
+                        "required entropy bits of deckSize {} and handSize {} {words} {HASH_BITS}",
+                        queues.num(),
+                        hand.num()
+                    ),
+                );
             }
         }
         _ => response.get("type").not_supported(e, &["Queue", "Reject"]),

@@ -24,11 +24,15 @@ pub static KIND: Kind = Kind {
     prepare_create: strategy::create_blank,
     prepare_update: strategy::update,
     prepare_status: strategy::status_only,
+    // What cannot change is not judged again.
     validate: |v| {
         let mut e = ErrorList::new();
-        devices::spec(&Field::root(v).get("spec"), &mut e);
+        if strategy::is_new(v) {
+            devices::spec(&Field::root(v).get("spec"), &mut e);
+        }
         e
     },
+    validate_status: devices::claim_status,
     validate_update: |new, old| strategy::immutable(new, old, &["spec"]),
     cells,
     ..Kind::BASE

@@ -2,7 +2,7 @@
 
 use super::{cells as c, devices, strategy};
 use crate::kind::Kind;
-use crate::validate::Field;
+use crate::validate::{Field, meta, selector};
 use crate::{field::ErrorList, pod::defaults as d};
 use serde_json::Value;
 
@@ -15,9 +15,15 @@ pub static KIND: Kind = Kind {
     message: "api.resource.v1.ResourceClaimTemplate",
     storage: "resourceclaimtemplates",
     default,
+    // What cannot change is not judged again.
     validate: |v| {
         let mut e = ErrorList::new();
-        devices::spec(&Field::root(v).get("spec").get("spec"), &mut e);
+        let template = Field::root(v).get("spec");
+        if strategy::is_new(v) {
+            selector::labels(&template.get("metadata").get("labels"), &mut e);
+            meta::annotations(&template.get("metadata").get("annotations"), &mut e);
+            devices::spec(&template.get("spec"), &mut e);
+        }
         e
     },
     validate_update: |new, old| strategy::immutable(new, old, &["spec"]),

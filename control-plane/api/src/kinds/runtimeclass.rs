@@ -34,7 +34,14 @@ fn validate(v: &Value) -> ErrorList {
     resources::list(&Field::at(overhead.get("podFixed").value, overhead.path.child("limits")), &mut e);
     let placed = f.get("scheduling");
     selector::labels(&placed.get("nodeSelector"), &mut e);
-    scheduling::tolerations(&placed.get("tolerations"), &mut e);
+    let tolerations = placed.get("tolerations");
+    scheduling::tolerations(&tolerations, &mut e);
+    let all: Vec<Field> = tolerations.items().collect();
+    for (i, toleration) in all.iter().enumerate() {
+        if all.iter().take(i).any(|other| other.value == toleration.value) {
+            toleration.duplicate(&mut e);
+        }
+    }
     e
 }
 

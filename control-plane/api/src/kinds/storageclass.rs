@@ -3,12 +3,10 @@
 use super::{cells as c, strategy};
 use crate::kind::Kind;
 use crate::kind::Printing;
-use crate::validate::{Field, names};
-use crate::{
-    field::{self, ErrorList},
-    pod::defaults as d,
-};
+use crate::validate::{Field, Seen, names};
+use crate::{field::ErrorList, pod::defaults as d};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub static KIND: Kind = Kind {
     group: "storage.k8s.io",
@@ -42,22 +40,40 @@ fn validate(v: &Value) -> ErrorList {
     parameters(&f.get("parameters"), &mut e);
     f.get("reclaimPolicy").one_of(&mut e, &["Delete", "Retain"]);
     f.get("volumeBindingMode").required_one_of(&mut e, &["Immediate", "WaitForFirstConsumer"]);
-    for term in f.get("allowedTopologies").items() {
+    topologies(&f.get("allowedTopologies"), &mut e);
+    e
+}
+
+/// Terms of which none says what another one says, each key and each value once.
+fn topologies(f: &Field, e: &mut ErrorList) {
+    let mut terms: Vec<BTreeMap<&str, BTreeSet<&str>>> = Vec::new();
+    for term in f.items() {
+        let mut meaning: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for label in term.get("matchLabelExpressions").items() {
-            label.get("key").all(&mut e, names::qualified(label.get("key").str()));
-            if label.get("values").is_empty() {
-                label.get("values").required(&mut e, "");
+            let (key, values) = (label.get("key"), label.get("values"));
+            if values.is_empty() {
+                values.required(e, "");
+            }
+            let mut seen = Seen::default();
+            values.items().for_each(|value| seen.once(&value, e));
+            key.all(e, names::qualified(key.str()));
+            if meaning.insert(key.str(), values.items().map(|value| value.str()).collect()).is_some() {
+                key.duplicate(e);
             }
         }
+        if terms.contains(&meaning) {
+            let blank = Value::from("");
+            Field::at(&blank, term.path.child("matchLabelExpressions")).duplicate(e);
+        }
+        terms.push(meaning);
     }
-    e
 }
 
 /// At most 512 of them, 256 KiB together, none with an empty key.
 pub(super) fn parameters(f: &Field, e: &mut ErrorList) {
     const BYTES_MAX: usize = 256 * 1024;
     if f.len() > 512 {
-        e.push(field::too_long(&field::Path::new("Provisioner Parameters exceeded max allowed"), 512));
+        f.too_long(e, 512);
         return;
     }
     let mut total = 0;

@@ -7,6 +7,11 @@ use crate::{
     validate::{Field, IMMUTABLE, same},
 };
 
+/// Whether the object is about to be created: what is stored has a version.
+pub fn is_new(v: &Value) -> bool {
+    v["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty)
+}
+
 /// A new object starts with this status, whatever the client says.
 pub fn create(v: &mut Value, status: Value) {
     if let Some(map) = v.as_object_mut() {

@@ -21,6 +21,7 @@ pub static KIND: Kind = Kind {
     prepare_update: strategy::update,
     prepare_status: strategy::status_only,
     validate,
+    validate_status: |new, _| status(new),
     validate_update: |new, old| strategy::immutable(new, old, &["spec"]),
     cells,
     ..Kind::BASE
@@ -49,6 +50,28 @@ fn validate(v: &Value) -> ErrorList {
         (false, true) => {}
     }
     s.get("nodeName").all(&mut e, names::dns_subdomain(s.get("nodeName").str()));
+    e
+}
+
+/// What attaching said: bounded metadata and messages.
+fn status(v: &Value) -> ErrorList {
+    const METADATA_MAX: usize = 256 * 1024;
+    const MESSAGE_MAX: usize = 1024;
+    let mut e = ErrorList::new();
+    let s = Field::root(v).get("status");
+    let metadata = s.get("attachmentMetadata");
+    if metadata.entries().map(|(key, value)| key.len() + value.len()).sum::<usize>() > METADATA_MAX {
+        metadata.too_long(&mut e, METADATA_MAX);
+    }
+    for name in ["attachError", "detachError"] {
+        let (message, code) = (s.get(name).get("message"), s.get(name).get("errorCode"));
+        if message.len() > MESSAGE_MAX {
+            message.too_long(&mut e, MESSAGE_MAX);
+        }
+        if code.num() < 0 {
+            code.invalid(&mut e, "must be between 0 and 2147483647, inclusive");
+        }
+    }
     e
 }
 

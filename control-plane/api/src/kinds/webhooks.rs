@@ -7,7 +7,7 @@ use crate::{
     field::ErrorList,
     kind::Printing,
     pod::defaults as d,
-    validate::{Field, names, selector},
+    validate::{Field, Seen, names, selector},
 };
 
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
@@ -32,13 +32,9 @@ pub fn default_mutating(v: &mut Value) {
 
 pub fn validate(v: &Value) -> ErrorList {
     let mut e = ErrorList::new();
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for w in Field::root(v).get("webhooks").items() {
-        let name = w.get("name");
-        if seen.contains(&name.str()) {
-            name.duplicate(&mut e);
-        }
-        seen.push(name.str());
+        seen.once_if_set(&w.get("name"), &mut e);
         webhook(&w, &mut e);
     }
     e
@@ -50,7 +46,7 @@ fn webhook(w: &Field, e: &mut ErrorList) {
     if name.is_empty() {
         name.required(e, "");
     } else if !wrong.is_empty() {
-        name.all(e, wrong);
+        name.joined(e, &wrong);
     } else if name.str().split('.').count() < 3 {
         name.invalid(e, "should be a domain with at least three segments separated by dots");
     }
@@ -108,10 +104,32 @@ pub fn client(f: &Field, e: &mut ErrorList) {
             if port.is_set() && !(1..=65535).contains(&port.num()) {
                 port.invalid(e, "port is not valid: must be between 1 and 65535, inclusive");
             }
-            let path = service.get("path");
-            if path.is_set() && !path.str().starts_with('/') {
-                path.invalid(e, "must start with a '/'");
-            }
+            service_path(&service.get("path"), e);
+        }
+    }
+}
+
+/// Segments that are subdomains each.
+fn service_path(f: &Field, e: &mut ErrorList) {
+    let path = f.str();
+    if path.is_empty() || path == "/" {
+        return;
+    }
+    if path == "//" {
+        f.invalid(e, "segment[0] may not be empty");
+        return;
+    }
+    if !path.starts_with('/') {
+        f.invalid(e, "must start with a '/'");
+    }
+    let inner = path.get(1..).unwrap_or_default();
+    for (i, step) in inner.strip_suffix('/').unwrap_or(inner).split('/').enumerate() {
+        if step.is_empty() {
+            f.invalid(e, format!("segment[{i}] may not be empty"));
+            continue;
+        }
+        for words in names::dns_subdomain(step) {
+            f.invalid(e, format!("segment[{i}]: {words}"));
         }
     }
 }
@@ -147,7 +165,7 @@ pub fn conditions(f: &Field, e: &mut ErrorList) {
     if f.len() > 64 {
         f.too_many(e, 64);
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for condition in f.items() {
         let (name, expression) = (condition.get("name"), condition.get("expression"));
         if expression.str().trim().is_empty() {
@@ -159,11 +177,8 @@ pub fn conditions(f: &Field, e: &mut ErrorList) {
             name.required(e, "");
             continue;
         }
-        name.all(e, names::qualified(name.str()));
-        if seen.contains(&name.str()) {
-            name.duplicate(e);
-        }
-        seen.push(name.str());
+        name.joined(e, &names::qualified(name.str()));
+        seen.once(&name, e);
     }
 }
 
@@ -221,16 +236,37 @@ pub fn rule(f: &Field, e: &mut ErrorList) {
             }
         }
     }
-    let resources = f.get("resources");
-    resources.present(e);
-    let all: Vec<&str> = resources.items().map(|r| r.str()).collect();
-    let has = |word: &str| all.contains(&word);
-    if has("*/*") && all.len() > 1 {
-        resources.invalid(e, "if '*/*' is present, must not specify other resources");
-    } else if has("*") && all.iter().any(|r| *r != "*" && !r.contains('/')) {
-        resources.invalid(e, "if '*' is present, must not specify other resources without subresources");
-    }
+    resources(&f.get("resources"), e);
     f.get("scope").one_of(e, &["*", "Cluster", "Namespaced"]);
+}
+
+/// Resources and subresources, none of them meant by another one of the list.
+fn resources(f: &Field, e: &mut ErrorList) {
+    f.present(e);
+    let all: Vec<&str> = f.items().map(|r| r.str()).collect();
+    let (mut whole, mut everywhere) = (Vec::new(), Vec::new());
+    for item in f.items() {
+        item.present(e);
+        let Some((resource, sub)) = item.str().split_once('/') else { continue };
+        if whole.contains(&resource) {
+            item.invalid(e, format!("if '{resource}/*' is present, must not specify {}", item.str()));
+        }
+        if everywhere.contains(&sub) {
+            item.invalid(e, format!("if '*/{sub}' is present, must not specify {}", item.str()));
+        }
+        if sub == "*" {
+            whole.push(resource);
+        }
+        if resource == "*" {
+            everywhere.push(sub);
+        }
+    }
+    if all.contains(&"*/*") && all.len() > 1 {
+        f.invalid(e, "if '*/*' is present, must not specify other resources");
+    }
+    if all.contains(&"*") && all.iter().any(|r| *r != "*" && !r.contains('/')) {
+        f.invalid(e, "if '*' is present, must not specify other resources without subresources");
+    }
 }
 
 pub fn cells(o: &Value, p: &Printing) -> Vec<Value> {

@@ -14,6 +14,8 @@ pub mod selector;
 pub mod template;
 pub mod volume;
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::field::{self, Cause, ErrorList, FieldError, Path};
@@ -152,6 +154,13 @@ impl<'a> Field<'a> {
         errors.extend(messages.into_iter().map(|m| field::invalid_str(&self.path, self.str(), m)));
     }
 
+    /// All messages of a format check as one error on this field.
+    pub fn joined(&self, errors: &mut ErrorList, messages: &[String]) {
+        if !messages.is_empty() {
+            self.invalid_text(errors, messages.join(","));
+        }
+    }
+
     /// Negative numbers are refused; absent is fine.
     pub fn non_negative(&self, errors: &mut ErrorList) {
         if self.num() < 0 {
@@ -209,6 +218,30 @@ impl<'a> Field<'a> {
         if !same(self.value, old) {
             self.invalid(errors, IMMUTABLE);
         }
+    }
+}
+
+/// What was there already: texts that may not come twice.
+#[derive(Default)]
+pub struct Seen<'a>(BTreeSet<&'a str>);
+
+impl<'a> Seen<'a> {
+    /// Refuses the field when its text was there before.
+    pub fn once(&mut self, f: &Field<'a>, errors: &mut ErrorList) {
+        if !self.0.insert(f.str()) {
+            f.duplicate(errors);
+        }
+    }
+
+    /// `once`, where the empty text does not count.
+    pub fn once_if_set(&mut self, f: &Field<'a>, errors: &mut ErrorList) {
+        if !f.is_empty() {
+            self.once(f, errors);
+        }
+    }
+
+    pub fn has(&self, text: &str) -> bool {
+        self.0.contains(text)
     }
 }
 

@@ -10,6 +10,7 @@ const CONFIG_KEY_FMT: &str = "a valid config key must consist of alphanumeric ch
 const ENV_FMT: &str =
     "a valid environment variable name must consist only of printable ASCII characters other than '='";
 const PERCENT_FMT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+const C_IDENTIFIER_FMT: &str = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')";
 const PATH_FMT: &str = "must be a domain-prefixed path (such as \"acme.io/foo\")";
 
 fn lower_alnum(b: u8) -> bool {
@@ -168,6 +169,13 @@ fn not_dots(s: &str) -> Option<String> {
         _ if s.starts_with("..") => Some("must not start with '..'".into()),
         _ => None,
     }
+}
+
+/// A name as C has it.
+pub fn c_identifier(s: &str) -> Vec<String> {
+    let good = s.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if good { Vec::new() } else { vec![C_IDENTIFIER_FMT.into()] }
 }
 
 /// Printable ASCII but `=`.

@@ -45,7 +45,7 @@ pub async fn kind(server: &Running, kind: &Kind, row: &Row) -> Result<()> {
     if !has("create") {
         return subject.empty().await.context("list");
     }
-    ensure!(row.invalid.is_some() || !has("update"), "the row has no invalid body");
+    ensure!(!row.invalid.is_empty() || !has("update"), "the row has no invalid body");
     if !has("get") {
         return subject.asked_and_answered().await;
     }
@@ -192,12 +192,14 @@ impl<'a> Subject<'a> {
     }
 
     async fn refused(&self) -> Result<()> {
-        let Some((pointer, value, field)) = &self.row.invalid else { return Ok(()) };
-        let mut body = self.body.clone();
-        set(&mut body, pointer, value);
-        let status = self.send(Method::POST, &self.collection, JSON, &body, self.row.code).await?;
-        let named = field.is_empty() || causes(&status).contains(&field.as_str());
-        ensure!(status["kind"] == "Status" && named, "{field} is not among the causes of {status}");
+        for (pointer, value, field) in &self.row.invalid {
+            let mut body = self.body.clone();
+            set(&mut body, pointer, value);
+            let status = self.send(Method::POST, &self.collection, JSON, &body, self.row.code).await;
+            let status = status.with_context(|| format!("{pointer} {value}"))?;
+            let named = field.is_empty() || causes(&status).contains(&field.as_str());
+            ensure!(status["kind"] == "Status" && named, "{field} is not among the causes of {status}");
+        }
         if self.kind.verbs.contains(&"get") {
             self.get(&self.path, 404).await?;
         }
@@ -281,10 +283,10 @@ impl<'a> Subject<'a> {
             ensure!(version(&after) != version(&before), "{media} stored nothing: {after}");
             self.counted(pointer, &before, &after).context(media)?;
         }
-        if let Some((pointer, value, field)) = &self.row.fixed {
+        for (pointer, value, field) in &self.row.fixed {
             let there = self.get(&self.path, 200).await?.pointer(pointer).is_some();
-            let patch =
-                json!([{"op": if there { "replace" } else { "add" }, "path": pointer, "value": value}]);
+            let op = if there { "replace" } else { "add" };
+            let patch = json!([{"op": op, "path": pointer, "value": value}]);
             let media = "application/json-patch+json";
             let status = self.send(Method::PATCH, &self.path, media, &patch, 422).await;
             let status = status.context("a change of what may not change")?;

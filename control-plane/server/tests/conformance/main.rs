@@ -29,11 +29,13 @@ pub struct Row {
     before: Vec<Value>,
     #[serde(default)]
     defaults: BTreeMap<String, Value>,
-    invalid: Option<(String, Value, String)>,
+    #[serde(default)]
+    invalid: Vec<(String, Value, String)>,
     #[serde(default = "unprocessable")]
     code: u16,
     change: Option<(String, Value, Value)>,
-    fixed: Option<(String, Value, String)>,
+    #[serde(default)]
+    fixed: Vec<(String, Value, String)>,
     status: Option<Value>,
 }
 
