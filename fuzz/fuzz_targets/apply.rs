@@ -21,9 +21,8 @@ fuzz_target!(|data: &[u8]| {
         let Some(fields) = Fields::of(kind, "") else { return };
         let present = live.take().map(|(_, object)| object);
         let written = match who {
-            b'u'..=b'z' => {
-                hold::object(kind, decoded, body).map(|new| updated(kind, &fields, present.as_ref(), new, who))
-            }
+            b'u'..=b'z' => hold::object(kind, decoded, body)
+                .map(|new| updated(kind, &fields, present.as_ref(), new, who)),
             _ => applied(kind, &fields, present.as_ref(), body, who),
         };
         live = written.or(present).map(|object| (kind, object));
@@ -43,7 +42,13 @@ fn updated(kind: &'static Kind, fields: &Fields, live: Option<&Value>, mut new: 
     new
 }
 
-fn applied(kind: &'static Kind, fields: &Fields, live: Option<&Value>, body: &[u8], who: u8) -> Option<Value> {
+fn applied(
+    kind: &'static Kind,
+    fields: &Fields,
+    live: Option<&Value>,
+    body: &[u8],
+    who: u8,
+) -> Option<Value> {
     let manager = (who.to_ascii_lowercase() as char).to_string();
     let api_version = kind.api_version();
     let config = apply::config(&api_version, kind.kind, body).ok()?.value;

@@ -18,7 +18,11 @@ fuzz_target!(|data: &[u8]| {
     }
     let Ok(change) = decode::json(change) else { return };
     if let Ok(patched) = patch::merge(&object, &change.value) {
-        assert_eq!(patch::merge(&patched, &change.value).as_ref(), Ok(&patched), "a merge patch holds when it comes twice");
+        assert_eq!(
+            patch::merge(&patched, &change.value).as_ref(),
+            Ok(&patched),
+            "a merge patch holds when it comes twice"
+        );
         hold::patched(kind, patched);
     }
     if let Ok(patched) = patch::strategic(schema, &object, &change.value) {

@@ -34,6 +34,9 @@ fn printed(selector: &LabelSelector) {
         return;
     }
     let again = LabelSelector::parse(&text).unwrap_or_else(|words| panic!("{text:?}: {words}"));
-    assert_eq!(again.to_string(), LabelSelector::parse(&again.to_string()).map(|s| s.to_string()).unwrap_or_default());
+    assert_eq!(
+        again.to_string(),
+        LabelSelector::parse(&again.to_string()).map(|s| s.to_string()).unwrap_or_default()
+    );
     assert_eq!(selector.matches(&labels), again.matches(&labels), "{text:?}");
 }

@@ -113,7 +113,9 @@ pub fn writes(data: &mut [u8], size: usize, max: usize, seed: u32) -> usize {
         return fuzzer_mutate(data, size, max);
     }
     let mut all: Vec<(u8, Value)> = parts(&data[..size])
-        .filter_map(|part| part.split_first().map(|(who, body)| (*who, read(body).unwrap_or_else(|| fresh(&mut random)))))
+        .filter_map(|part| {
+            part.split_first().map(|(who, body)| (*who, read(body).unwrap_or_else(|| fresh(&mut random))))
+        })
         .collect();
     let i = random.below(all.len());
     if all.is_empty() || random.one_in(4) {
@@ -123,8 +125,10 @@ pub fn writes(data: &mut [u8], size: usize, max: usize, seed: u32) -> usize {
     if let Some((_, object)) = all.get_mut(i) {
         if random.one_in(3) { drop_some(object, &mut random) } else { change(object, &mut random) }
     }
-    let new: Vec<Vec<u8>> =
-        all.iter().map(|(who, object)| [std::slice::from_ref(who), object.to_string().as_bytes()].concat()).collect();
+    let new: Vec<Vec<u8>> = all
+        .iter()
+        .map(|(who, object)| [std::slice::from_ref(who), object.to_string().as_bytes()].concat())
+        .collect();
     put(data, size, max, Some(new.join(BETWEEN)))
 }
 
@@ -216,7 +220,11 @@ fn act(node: &mut Value, schema: Option<&Schema>, random: &mut Random) {
                 0 if !list.is_empty() => drop(list.remove(i)),
                 1 if !list.is_empty() => list.push(list[i].clone()),
                 2 if list.len() > 1 => list.swap(0, i),
-                _ => list.push(schema.and_then(Schema::items).map_or_else(|| Value::Null, |items| value(items, 3, random))),
+                _ => list.push(
+                    schema
+                        .and_then(Schema::items)
+                        .map_or_else(|| Value::Null, |items| value(items, 3, random)),
+                ),
             }
         }
         _ => {
@@ -244,9 +252,9 @@ fn value(schema: &Schema, depth: usize, random: &mut Random) -> Value {
             }
             Value::Object(map)
         }
-        Shape::Map(values) => {
-            (0..random.below(3)).map(|_| (random.of(WORDS).to_owned(), value(values, depth - 1, random))).collect()
-        }
+        Shape::Map(values) => (0..random.below(3))
+            .map(|_| (random.of(WORDS).to_owned(), value(values, depth - 1, random)))
+            .collect(),
         Shape::Array(items) => (0..random.below(4)).map(|_| value(items, depth - 1, random)).collect(),
         Shape::Bytes => STANDARD.encode(random.of(WORDS)).into(),
         Shape::Int32 | Shape::Int64 => random.of(NUMBERS).into(),
@@ -274,7 +282,9 @@ fn anything(random: &mut Random) -> Value {
 /// Some path of the object, as a JSON pointer.
 fn pointer(node: &Value, random: &mut Random) -> String {
     let step = match node {
-        Value::Object(map) if !map.is_empty() => map.iter().nth(random.below(map.len())).map(|(k, v)| (k.clone(), v)),
+        Value::Object(map) if !map.is_empty() => {
+            map.iter().nth(random.below(map.len())).map(|(k, v)| (k.clone(), v))
+        }
         Value::Array(list) if !list.is_empty() => {
             let i = random.below(list.len());
             Some((random.of(&[i.to_string().as_str(), "-", "-1", "99"]).to_owned(), &list[i]))

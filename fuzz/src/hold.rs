@@ -94,10 +94,16 @@ fn completed(kind: &'static Kind, mut object: Value) {
 }
 
 /// Create, update and update of status, each validated.
-fn strategy(kind: &Kind, object: &Value) {
+pub fn strategy(kind: &Kind, object: &Value) {
     let mut made = object.clone();
     let namespace = kind.namespaced.then_some("default");
-    meta::prepare_create(kind, &mut made, namespace, "4b0ad5f7-0000-4000-8000-000000000000", "2026-01-01T00:00:00Z");
+    meta::prepare_create(
+        kind,
+        &mut made,
+        namespace,
+        "4b0ad5f7-0000-4000-8000-000000000000",
+        "2026-01-01T00:00:00Z",
+    );
     (kind.prepare_create)(&mut made);
     let _ = (meta::validate_create(kind, &made), (kind.validate)(&made), (kind.warnings)(&made, None));
     let mut new = object.clone();
@@ -112,7 +118,7 @@ fn strategy(kind: &Kind, object: &Value) {
     }
 }
 
-fn shown(kind: &Kind, object: &Value) {
+pub fn shown(kind: &Kind, object: &Value) {
     let printing = Printing { now: 1_767_225_600 };
     let row = (kind.cells)(object, &printing);
     assert_eq!(row.len(), table::columns(kind).len(), "a cell for each column");
@@ -129,7 +135,7 @@ fn through_json(object: &Value) {
     same(object, &again.value, "through JSON");
 }
 
-fn through_protobuf(kind: &'static Kind, object: &Value) {
+pub fn through_protobuf(kind: &'static Kind, object: &Value) {
     let Some(bytes) = encode::protobuf(kind.message, &kind.api_version(), kind.kind, object) else {
         panic!("{} has no message {}", kind.kind, kind.message);
     };
@@ -163,8 +169,12 @@ fn drop_empty(schema: &Schema, value: &mut Value) {
             };
             !empty
         }),
-        (Shape::Map(values), Value::Object(map)) => map.values_mut().for_each(|value| drop_empty(values, value)),
-        (Shape::Array(items), Value::Array(list)) => list.iter_mut().for_each(|value| drop_empty(items, value)),
+        (Shape::Map(values), Value::Object(map)) => {
+            map.values_mut().for_each(|value| drop_empty(values, value))
+        }
+        (Shape::Array(items), Value::Array(list)) => {
+            list.iter_mut().for_each(|value| drop_empty(items, value))
+        }
         _ => {}
     }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 pub mod grow;
 pub mod hold;
+pub mod large;
 mod words;
 
 /// The kind that an object says it is; for one that says none that is served, some kind that `salt` chooses.

@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod cluster;
 mod demo;
+mod fuzz;
 mod host;
 mod images;
 mod process;
@@ -66,6 +67,8 @@ enum Command {
     /// Measure what the control plane costs.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Fuzz what reads the bodies of requests: JSON, YAML, protobuf, patches, selectors, apply.
+    Fuzz(fuzz::Args),
     /// Keep the processes of a cluster running (started by `up`).
     #[command(hide = true)]
     Supervise {
@@ -107,6 +110,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Test(args) => return suite::run(&steps, &workspace, &args),
         Command::Bench(bench) => return bench::run(&steps, &workspace, &bench),
+        Command::Fuzz(args) => fuzz::run(&workspace, &args)?,
         Command::Supervise { plan } => cluster::supervise::run(&plan)?,
     }
     Ok(ExitCode::SUCCESS)
