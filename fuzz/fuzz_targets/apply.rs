@@ -67,8 +67,19 @@ fn applied(
     let again = fields.apply(Some(&once), &config, false, &later);
     let mut twice = again.unwrap_or_else(|refused| panic!("refused the second time: {}", refused.0));
     hold::complete(kind, &mut twice);
-    assert!(apply::same_but_times(&once, &twice), "applied twice:\n{once}\n{twice}");
+    // An empty list that is applied is a change each time, as upstream has it: it makes the entry newer, no more.
+    assert!(timeless(&once) == timeless(&twice), "applied twice:\n{once}\n{twice}");
     Some(once)
+}
+
+/// The object with its managed fields in an order that does not tell their times.
+fn timeless(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(list) = object["metadata"]["managedFields"].as_array_mut() {
+        list.iter_mut().filter_map(Value::as_object_mut).for_each(|entry| drop(entry.remove("time")));
+        list.sort_by_key(Value::to_string);
+    }
+    object
 }
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max: usize, seed: u32| { grow::writes(data, size, max, seed) });

@@ -219,7 +219,8 @@ fn scoped(
     resource: &mut Resource,
     method: &Method,
 ) -> Result<Option<Act>, Status> {
-    if kind.storage == "namespaces" {
+    if kind.storage == "namespaces" && resource.namespace == resource.name {
+        // A Namespace is authorized as a part of itself, and of no other.
         resource.namespace.clear();
     }
     if !kind.namespaced && !resource.namespace.is_empty() {
@@ -247,6 +248,9 @@ fn scoped(
         return Err(status::method_not_allowed());
     }
     if let Some(sub) = sub {
+        if !resource.rest.is_empty() {
+            return Err(status::no_such_resource());
+        }
         if !sub.verbs.contains(&info.verb) {
             return Err(status::method_not_allowed());
         }

@@ -148,7 +148,10 @@ impl Door {
         let (idle, stall) = (limits.idle_timeout(), limits.stall_timeout());
         let stream = Patient::new(stream, stall);
         let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT.min(idle), self.acceptor.accept(stream)).await??;
-        let peer = Peer(secure::tls::peer_user(tls.get_ref().1.peer_certificates()));
+        let user = secure::tls::peer_user(tls.get_ref().1.peer_certificates());
+        // This server's own certificate towards kubelets: who shows it here is the server itself, sent by a node that
+        // gave the server's address as its own.
+        let peer = Peer(user.filter(|user| user.name != secure::pki::KUBELET_CLIENT_NAME));
         // What was agreed on is spoken: waiting to see what comes would be waiting without end.
         let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let traffic = Arc::new(Traffic::default());

@@ -165,6 +165,7 @@ async fn hostile_clients_are_refused_or_cut_off_and_the_server_goes_on() {
     patches(&target).await;
     heads(&target).await;
     paths_without_proof(&target).await;
+    paths_out_of_a_namespace(&target).await;
     let before = resident();
     tokio::join!(
         broken_transport(&target),
@@ -340,6 +341,47 @@ async fn paths_without_proof(target: &Target) {
         }
     }
     target.alive().await;
+}
+
+/// Who may do everything in one namespace may do nothing outside it, whatever the path looks like.
+async fn paths_out_of_a_namespace(target: &Target) {
+    let binding = json!({
+        "metadata": {"name": "tenant"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "tenant"}],
+    });
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    assert_eq!(target.send("POST", bindings, "application/json", binding.to_string()).await.code, 201);
+    let tenant = "Impersonate-User: tenant\r\nContent-Type: application/json\r\n";
+    let start = Instant::now();
+    while target.ask(true, "GET", CONFIGMAPS, tenant, b"").await.code != 200 {
+        assert!(start.elapsed() < SOON, "the binding is seen");
+    }
+    for (method, path) in [
+        ("GET", "/api/v1/namespaces/default/namespaces"),
+        ("GET", "/api/v1/namespaces/default/namespaces?watch=1"),
+        ("GET", "/api/v1/namespaces/default/namespaces/kube-system"),
+        ("DELETE", "/api/v1/namespaces/default/namespaces/kube-system"),
+        ("POST", "/api/v1/namespaces/default/namespaces"),
+        ("PUT", "/api/v1/namespaces/default/namespaces/kube-system/finalize"),
+        ("GET", "/api/v1/namespaces/default/nodes"),
+        ("GET", "/api/v1/namespaces/default/persistentvolumes"),
+        ("GET", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/clusterroles"),
+        ("GET", "/api/v1/namespaces/default%2F..%2Fkube-system/configmaps"),
+        ("GET", "/api/v1/namespaces/default/../kube-system/configmaps"),
+        (
+            "GET",
+            "/api/v1/namespaces/default/configmaps/..%2F..%2Fkube-system%2Fextension-apiserver-authentication",
+        ),
+        ("GET", "/api/v1/watch/namespaces/default/namespaces"),
+        ("GET", "/api/v1/namespaces/kube-system/configmaps?namespace=default"),
+        ("GET", "/api/v1/configmaps?fieldSelector=metadata.namespace%3Ddefault"),
+    ] {
+        let body = json!({"metadata": {"name": "kube-system"}}).to_string();
+        let code = target.ask(true, method, path, tenant, body.as_bytes()).await.code;
+        assert!(matches!(code, 403..=405), "{method} {path}: {code}");
+    }
+    assert_eq!(target.ask(true, "GET", "/api/v1/namespaces/kube-system", "", b"").await.code, 200);
 }
 
 async fn broken_transport(target: &Target) {

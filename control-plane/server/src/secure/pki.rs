@@ -101,8 +101,10 @@ struct Client {
 }
 
 const ADMIN: Client = Client { file: "admin", name: "admin", groups: &[MASTERS] };
+/// The server towards kubelets. It is nobody towards the server.
+pub const KUBELET_CLIENT_NAME: &str = "kube-apiserver-kubelet-client";
 const KUBELET_CLIENT: Client =
-    Client { file: "apiserver-kubelet-client", name: "kube-apiserver-kubelet-client", groups: &[MASTERS] };
+    Client { file: "apiserver-kubelet-client", name: KUBELET_CLIENT_NAME, groups: &[MASTERS] };
 /// Components that run outside of the server when it was told not to run them itself.
 const COMPONENTS: [Client; 2] = [
     Client { file: "controller-manager", name: "system:kube-controller-manager", groups: &[] },
