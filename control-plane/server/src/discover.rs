@@ -14,6 +14,7 @@ use crate::{
     accept::{self, Media, Offer},
     api::Api,
     body::Body,
+    health,
     info::Params,
     reply::{self, Answer, respond},
 };
@@ -69,31 +70,20 @@ fn paths() -> Vec<String> {
         paths.push(format!("/apis/{}", kind.group));
         paths.push(format!("/apis/{}/{}", kind.group, kind.version));
     }
-    paths.extend(
-        [
-            "/.well-known/openid-configuration",
-            "/healthz",
-            "/healthz/etcd",
-            "/healthz/log",
-            "/healthz/ping",
-            "/livez",
-            "/livez/etcd",
-            "/livez/log",
-            "/livez/ping",
-            "/metrics",
-            "/openapi/v2",
-            "/openapi/v3",
-            "/openid/v1/jwks",
-            "/readyz",
-            "/readyz/etcd",
-            "/readyz/informer-sync",
-            "/readyz/log",
-            "/readyz/ping",
-            "/readyz/shutdown",
-            "/version",
-        ]
-        .map(str::to_owned),
-    );
+    let plain = [
+        "/.well-known/openid-configuration",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/version",
+    ];
+    paths.extend(plain.map(str::to_owned));
+    for endpoint in health::ENDPOINTS {
+        paths.push(format!("/{endpoint}"));
+        let checks = health::CHECKS.iter().filter(|check| check.endpoints.contains(&endpoint));
+        paths.extend(checks.map(|check| format!("/{endpoint}/{}", check.name)));
+    }
     paths.sort();
     paths.dedup();
     paths

@@ -21,6 +21,7 @@ pub mod info;
 pub mod ingest;
 pub mod kubelet;
 pub mod managed;
+pub mod metered;
 pub mod metrics;
 pub mod options;
 pub mod pace;

@@ -42,14 +42,9 @@ pub async fn handle_caught(api: Arc<Api>, request: Request<Body>) -> Response<Bo
 pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let params = Params::parse(request.uri().query());
     let info = Info::parse(request.method(), request.uri().path(), &params);
-    // Only what is served names a series: a label taken from the path of just any request would grow without end.
-    let known = info.resource.as_ref().is_none_or(|r| {
-        let served = |kind: &fairlead_api::kind::Kind| {
-            r.subresource.is_empty() || kind.subresources.iter().any(|s| s.name == r.subresource)
-        };
-        registry::find(&r.group, &r.version, &r.plural).is_some_and(served)
-    });
-    let running = api.metrics.begin(&info, known);
+    let kind = info.resource.as_ref().and_then(|r| registry::find(&r.group, &r.version, &r.plural));
+    let apply = ingest::media(request.headers()) == "application/apply-patch+yaml";
+    let running = api.metrics.begin(&info, kind, &params, apply);
     let form = plain_form(request.headers());
     let mut seat = None;
     let served = serve(&api, info, params, request, &mut seat);

@@ -20,6 +20,7 @@ use crate::{
     defaults,
     inflight::InFlight,
     kubelet::Kubelets,
+    metered::Metered,
     metrics::Metrics,
     secure::{Authenticator, Authorizer, Objects, Pki, Tokens, pki::PkiError, pki::ServingNames, tls},
     serve,
@@ -179,6 +180,8 @@ async fn state(
     ));
     let authorizer = Arc::new(Authorizer::new());
     let fed = Arc::new(Fed { allocators: allocators.clone(), authorizer: authorizer.clone() });
+    let metrics = Metrics::default();
+    let store: Arc<dyn Store> = Arc::new(Metered { store, metrics: metrics.clone() });
     let caches = cache::start(store.clone(), fed, shutdown.clone()).await?;
     let tokens = Arc::new(Tokens::new(&pki.service_account_key)?);
     let authenticator = Authenticator::new(tokens.clone(), authorizer.clone(), caches.clone());
@@ -189,7 +192,7 @@ async fn state(
         authenticator,
         authorizer,
         tokens,
-        metrics: Metrics::default(),
+        metrics,
         kubelets: Kubelets::new(tls::kubelet_client_config(pki)?),
         inflight: InFlight::new(&args.limits),
         limits: args.limits.clone(),

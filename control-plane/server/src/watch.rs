@@ -66,7 +66,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call) -> Answer {
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
         deadline,
         ended: false,
-        _registered: api.metrics.watcher(call.kind),
+        registered: api.metrics.watcher(call.kind),
         api: api.clone(),
         cache,
     };
@@ -102,7 +102,7 @@ struct Watcher {
     next_bookmark: Instant,
     deadline: Instant,
     ended: bool,
-    _registered: crate::metrics::Registered,
+    registered: crate::metrics::Registered,
 }
 
 enum Initial {
@@ -208,12 +208,13 @@ impl Watcher {
     }
 
     fn initial(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
+        let (mut out, mut events) = (BytesMut::new(), 0);
         while let Some(initial) = self.queue.pop_front() {
             match initial {
                 Initial::Object(item) => {
                     if let Some(line) = self.shaper.object(EventType::Added, &item.body) {
                         out.extend_from_slice(&line);
+                        events += 1;
                     }
                 }
                 Initial::End(revision) => out.extend_from_slice(&self.bookmark(revision, true)),
@@ -222,6 +223,7 @@ impl Watcher {
                 break;
             }
         }
+        self.registered.sent(events, out.len());
         (!out.is_empty()).then(|| out.freeze())
     }
 
@@ -243,6 +245,7 @@ impl Watcher {
                 self.told = change.revision;
             }
         }
+        self.registered.sent(lines.len(), lines.iter().map(Bytes::len).sum());
         match lines.len() {
             0 => None,
             1 => lines.pop(),
