@@ -66,7 +66,8 @@ pub struct ServeArgs {
     /// Seconds that a node may be silent before its pods are looked after elsewhere
     #[arg(long, default_value_t = 40)]
     pub node_monitor_grace_seconds: u64,
-    #[command(flatten)]
+    /// Beside the other arguments on the command line: an optional group of arguments cannot hold another group.
+    #[arg(skip)]
     pub limits: Limits,
 }
 

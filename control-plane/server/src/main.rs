@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use fairlead_server::{
-    ServeArgs,
+    Limits, ServeArgs,
     secure::pki::{self, NodeRequest},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +19,8 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     serve: Option<ServeArgs>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[derive(Subcommand)]
@@ -62,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         return pki::issue_node(&issue.data_dir, &request).context("issuing certificates for the node");
     }
     let args = cli.serve.context("--data-dir is required")?;
+    let args = ServeArgs { limits: cli.limits, ..args };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(run(args));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
@@ -83,4 +86,17 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let server = fairlead_server::start(args, shutdown).await?;
     server.wait().await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_needs_its_data_directory_alone_and_takes_limits() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap();
+        assert!(parse("fairlead-server --data-dir d").serve.is_some());
+        let bounded = parse("fairlead-server --data-dir d --max-requests-inflight 7");
+        assert_eq!((bounded.serve.is_some(), bounded.limits.max_requests_inflight), (true, 7));
+    }
 }
