@@ -1,6 +1,8 @@
 //! Which nodes a pod asks for: `nodeSelector` and required or preferred node affinity.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
+use k8s_openapi::api::core::v1::{
+    Affinity, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec,
+};
 use kube::ResourceExt;
 
 use crate::selector;
@@ -56,8 +58,8 @@ fn requirement(wanted: &NodeSelectorRequirement, value: Option<&str>) -> bool {
 
 /// The one node that a daemon pod is meant for, by required affinity to the node's name.
 #[must_use]
-pub fn named_node(spec: &PodSpec) -> Option<&str> {
-    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+pub fn named_node(affinity: &Affinity) -> Option<&str> {
+    let affinity = affinity.node_affinity.as_ref()?;
     let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
     let fields = required.node_selector_terms.iter().flat_map(|term| term.match_fields.iter().flatten());
     let mut named = fields.filter(|field| field.key == NAME_FIELD && field.operator == "In");

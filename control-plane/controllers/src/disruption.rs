@@ -1,12 +1,13 @@
 //! Telling a pod why the system takes it away.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::PodCondition;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::clock;
+use crate::pod::Pod;
 use crate::queue::{Failure, Step};
 
 const TARGET: &str = "DisruptionTarget";

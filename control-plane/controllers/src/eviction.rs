@@ -6,13 +6,14 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::event::Recorder;
 use crate::informer::{Informer, Key};
+use crate::pod::Pod;
 use crate::queue::{Outcome, Queue, Step, work};
 use crate::toleration::tolerates;
 use crate::{Context, clock, disruption, pod};

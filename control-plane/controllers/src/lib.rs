@@ -32,12 +32,13 @@ mod protection;
 mod replicaset;
 mod served;
 
+use crate::pod::Pod;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

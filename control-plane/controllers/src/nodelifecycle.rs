@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::event::Recorder;
 use crate::informer::{Informer, Key};
+use crate::pod::Pod;
 use crate::queue::{Failure, Queue};
 use crate::{Context, clock, disruption, pod, write};
 

@@ -1,9 +1,16 @@
 //! What controllers ask about a pod.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{
+    self, Affinity, ContainerPort, PersistentVolumeClaimVolumeSource, PodCondition, PodIP, Toleration,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use serde::Deserialize;
 
 use crate::clock;
 
@@ -12,13 +19,110 @@ pub const BY_CONTROLLER: &str = "controller";
 /// Index of pods by the node they are bound to.
 pub const BY_NODE: &str = "node";
 
-/// Takes from a pod what no controller reads.
+/// A pod as controllers keep it: the fields that one of them reads. Thousands are kept, and the whole type takes five
+/// times the memory.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Pod {
+    pub metadata: ObjectMeta,
+    pub spec: Option<PodSpec>,
+    pub status: Option<PodStatus>,
+}
+
+/// What controllers read of a pod's spec.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    pub node_name: Option<String>,
+    pub hostname: Option<String>,
+    pub subdomain: Option<String>,
+    /// A daemon pod that waits for its node names it here only.
+    pub affinity: Option<Box<Affinity>>,
+    pub tolerations: Option<Vec<Toleration>>,
+    #[serde(default)]
+    pub containers: Vec<Container>,
+    pub init_containers: Option<Vec<Container>>,
+    pub volumes: Option<Vec<Volume>>,
+}
+
+/// What controllers read of a volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Volume {
+    pub name: String,
+    pub persistent_volume_claim: Option<PersistentVolumeClaimVolumeSource>,
+    pub ephemeral: Option<Ephemeral>,
+}
+
+/// A claim that is made for the pod; its template is no matter of controllers here.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Ephemeral {}
+
+/// What controllers read of a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    pub ports: Option<Vec<ContainerPort>>,
+    pub restart_policy: Option<String>,
+}
+
+/// What controllers read of a pod's status.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    pub phase: Option<String>,
+    pub conditions: Option<Vec<PodCondition>>,
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Option<Vec<PodIP>>,
+    pub container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+/// What controllers read of a container's status.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerStatus {
+    #[serde(default)]
+    pub restart_count: i32,
+}
+
+impl Resource for Pod {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        v1::Pod::kind(&())
+    }
+
+    fn group(_: &()) -> Cow<'_, str> {
+        v1::Pod::group(&())
+    }
+
+    fn version(_: &()) -> Cow<'_, str> {
+        v1::Pod::version(&())
+    }
+
+    fn plural(_: &()) -> Cow<'_, str> {
+        v1::Pod::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// Takes from a pod what no controller reads, and the room that reading it left over.
 pub fn strip(pod: &mut Pod) {
     if let Some(annotations) = &mut pod.metadata.annotations {
         annotations.retain(|key, _| key.starts_with("controller.kubernetes.io/"));
     }
+    pod.metadata.annotations = pod.metadata.annotations.take().filter(|kept| !kept.is_empty());
+    fit(&mut pod.metadata.owner_references);
     if let Some(spec) = &mut pod.spec {
-        // A daemon pod that waits for its node names it here only.
         if spec.node_name.is_some() {
             spec.affinity = None;
         }
@@ -26,31 +130,25 @@ pub fn strip(pod: &mut Pod) {
         spec.volumes.iter_mut().for_each(|volumes| {
             volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
         });
-        spec.ephemeral_containers = None;
-        spec.topology_spread_constraints = None;
+        spec.volumes = spec.volumes.take().filter(|volumes| !volumes.is_empty());
+        fit(&mut spec.volumes);
+        fit(&mut spec.tolerations);
         for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-            container.args = None;
-            container.command = None;
-            container.env = None;
-            container.env_from = None;
-            container.lifecycle = None;
-            container.liveness_probe = None;
-            container.readiness_probe = None;
-            container.startup_probe = None;
-            container.resources = None;
-            container.security_context = None;
-            container.volume_mounts = None;
+            fit(&mut container.ports);
         }
+        spec.containers.shrink_to_fit();
+        fit(&mut spec.init_containers);
     }
     if let Some(status) = &mut pod.status {
-        for state in status.container_statuses.iter_mut().chain(&mut status.init_container_statuses).flatten()
-        {
-            state.last_state = None;
-            state.state = None;
-            state.volume_mounts = None;
-            state.allocated_resources = None;
-            state.resources = None;
-        }
+        fit(&mut status.conditions);
+        fit(&mut status.pod_ips);
+        fit(&mut status.container_statuses);
+    }
+}
+
+fn fit<T>(list: &mut Option<Vec<T>>) {
+    if let Some(list) = list {
+        list.shrink_to_fit();
     }
 }
 

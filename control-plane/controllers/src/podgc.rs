@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::informer::Informer;
+use crate::pod::Pod;
 use crate::queue::{Failure, Step};
 use crate::{Context, clock, disruption, pod};
 

@@ -7,13 +7,14 @@ use std::future::Future;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::informer::{Cached, Informer, Key};
+use crate::pod::Pod;
 use crate::queue::{Failure, Outcome, Queue, Step, work};
 use crate::{Context, write};
 

@@ -6,7 +6,7 @@ use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::event::Recorder;
-use crate::owner;
+use crate::{owner, pod};
 
 /// The most pods one sync creates or deletes.
 pub const BURST: usize = 500;
@@ -83,11 +83,11 @@ pub async fn delete<K: Resource<DynamicType = ()>>(
     client: &Client,
     recorder: &Recorder,
     owner: &K,
-    pod: &Pod,
+    pod: &pod::Pod,
 ) -> Result<bool, kube::Error> {
     let namespace = pod.namespace().unwrap_or_default();
     let name = pod.name_any();
-    let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let api: Api<pod::Pod> = Api::namespaced(client.clone(), &namespace);
     let same = Preconditions { uid: pod.uid(), resource_version: None };
     match api.delete(&name, &DeleteParams::default().preconditions(same)).await {
         Ok(_) => {

@@ -9,13 +9,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt};
 
 use crate::Context;
 use crate::event::Recorder;
 use crate::expectation::Expectations;
 use crate::informer::{Change, Informer, Key};
+use crate::pod::Pod;
 use crate::queue::{Outcome, Queue, Step, work};
 use crate::{clock, owner, pod, replica, selector, write};
 

@@ -124,6 +124,7 @@ pub async fn snapshot(
         Err(TooOld { .. }) => from_store(api, call, query, selector).await.map_err(|error| {
             match (&options.after, error.code()) {
                 (Some(after), 410) => expired_token(after),
+                (None, 410) => status::expired("The resourceVersion for the provided list is too old."),
                 _ => error,
             }
         }),

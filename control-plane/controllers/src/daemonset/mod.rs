@@ -11,13 +11,14 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::{Api, ResourceExt};
 
 use crate::Context;
 use crate::event::Recorder;
 use crate::expectation::Expectations;
 use crate::informer::{Change, Informer, Key};
+use crate::pod::Pod;
 use crate::queue::{Failure, Outcome, Queue, Step, work};
 use crate::{clock, owner, pod, replica, selector, write};
 use place::Eligible;

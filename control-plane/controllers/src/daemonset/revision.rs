@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, ResourceExt};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Controller, HASH_LABEL};
 use crate::deployment::template::hash;
+use crate::pod::Pod;
 use crate::queue::{Failure, Step};
 use crate::{owner, selector, write};
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
 use super::place::Eligible;
 use super::{ByNode, HASH_LABEL, Work};
 use crate::deployment::plan::resolve;
 use crate::pod;
+use crate::pod::Pod;
 
 /// How many of `desired` pods may be unavailable, and how many nodes may run two at once.
 pub fn limits(set: &DaemonSet, desired: i32) -> (i32, i32) {

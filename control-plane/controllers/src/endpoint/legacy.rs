@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -15,6 +15,7 @@ use super::{
     selection, target, target_port,
 };
 use crate::informer::{Informer, Key};
+use crate::pod::Pod;
 use crate::queue::{Outcome, Queue, Step, work};
 use crate::selector::Labels;
 use crate::{Context, pod, replica, selector, write};

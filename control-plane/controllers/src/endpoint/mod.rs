@@ -4,11 +4,12 @@ pub mod legacy;
 pub mod slice;
 mod slicing;
 
-use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use crate::informer::{Change, Informer, Key};
+use crate::pod::{Container, Pod};
 use crate::queue::Queue;
 use crate::{pod, selector};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
@@ -15,6 +15,7 @@ use super::{HEADLESS_LABEL, families, is_headless, pod_changed, selection};
 use crate::event::Recorder;
 use crate::expectation::Expectations;
 use crate::informer::{Informer, Key};
+use crate::pod::Pod;
 use crate::queue::{Failure, Outcome, Queue, Step, work};
 use crate::selector::Labels;
 use crate::{Context, clock, owner, replica, selector, write};

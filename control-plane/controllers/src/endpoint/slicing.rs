@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 
 use super::{addresses, hostname, ports, publishes_not_ready, target, target_port};
 use crate::pod;
+use crate::pod::Pod;
 
 /// Endpoints in one slice.
 pub const CAPACITY: usize = 100;
