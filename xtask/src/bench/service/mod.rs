@@ -87,10 +87,10 @@ type Stage = fn(&mut Bench<'_>, &mut Column) -> anyhow::Result<()>;
 
 /// What is measured at each number of Services.
 const STAGES: &[(&str, Stage)] = &[
-    ("rates of every path", Bench::rates),
-    ("changing endpoints", Bench::changes),
-    ("adding Services", Bench::additions),
-    ("killing the dataplane under connections", Bench::kill),
+    ("rates of every path", |bench, column| bench.rates(column)),
+    ("changing endpoints", |bench, column| bench.changes(column)),
+    ("adding Services", |bench, column| bench.additions(column)),
+    ("killing the dataplane under connections", |bench, column| bench.kill(column)),
 ];
 
 /// A path that is measured: from a namespace to an address, by a mode of `toolbox ask`.
