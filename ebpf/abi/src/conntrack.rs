@@ -174,7 +174,7 @@ pub struct NatValue {
     pub _pad: u32,
 }
 
-/// Key of `FRAGMENTS`: an IPv4 datagram (RFC 791) that came in pieces.
+/// Key of `FRAGMENTS`: a datagram (RFC 791, RFC 8200) that came in pieces.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FragmentKey {
@@ -182,12 +182,12 @@ pub struct FragmentKey {
     pub src: Addr,
     /// Destination address.
     pub dst: Addr,
-    /// Identification field.
-    pub id: Be16,
+    /// Identification field; IPv4's has 16 bits.
+    pub id: crate::Be32,
     /// IP protocol number.
     pub proto: u8,
     /// Zero.
-    pub _pad: u8,
+    pub _pad: [u8; 3],
 }
 
 /// Value of `FRAGMENTS`: what only the first piece carries.
