@@ -266,7 +266,7 @@ impl ServiceTable {
             };
             let backend = Backend { addr: Addr::from(port.pod), port: Be16::new(port.pod_port), flags: 0 };
             let (number, count) = self.add_set(name, vec![backend], previous, &mut building);
-            let frontend = Frontend { id: number, backends: count, flags: 0, affinity_seconds: 0 };
+            let frontend = Frontend { id: number, backends: count, ..Frontend::default() };
             self.add_frontend(key, port.address, port.port, port.protocol, frontend, &mut building);
         }
         (building.entries, building.names)
@@ -307,8 +307,13 @@ impl ServiceTable {
                 }
             };
             let flags = if local { Frontend::LOCAL } else { 0 };
-            let frontend =
-                Frontend { id: number, backends: count, flags, affinity_seconds: service.affinity_seconds };
+            let frontend = Frontend {
+                id: number,
+                backends: count,
+                flags,
+                affinity_seconds: service.affinity_seconds,
+                ..Frontend::default()
+            };
             for (address, number) in addresses {
                 self.add_frontend(&service.key, address, number, port.protocol, frontend, building);
             }
