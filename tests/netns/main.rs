@@ -7,7 +7,7 @@ mod world;
 use std::{
     collections::HashMap,
     fs, io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     sync::{
         Arc,
@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fairlead_cni::netlink;
 use fairlead_dataplane::{
     bpf,
     model::{NamedPort, Protocol},
@@ -25,11 +26,11 @@ use serde_json::json;
 use talk::{Server, connect, connect_within, datagram, exchange, reaches};
 use world::{DEADLINE, OUTSIDE, TestPod, World};
 
-fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(address, port)
+fn at(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
 }
 
-fn address(text: &str) -> Ipv4Addr {
+fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
@@ -103,7 +104,7 @@ fn a_service_without_backends_refuses_at_once() {
     let client = world.pod(0, "one", "client", &[]);
     world.service("empty", "10.96.0.20", Protocol::Tcp, 30020, 8080, &[]);
     world.service("empty-udp", "10.96.0.21", Protocol::Udp, 0, 8080, &[]);
-    let check = |space: &world::Space, to: SocketAddrV4, what: &str| {
+    let check = |space: &world::Space, to: SocketAddr, what: &str| {
         let began = Instant::now();
         let error = connect_within(space, to, DEADLINE).expect_err("nobody is there");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{what}: {error}");
@@ -324,13 +325,40 @@ fn cni_is_idempotent_and_leaves_nothing() {
     }
     assert!(world.cni(&pod, "CHECK").is_err(), "CHECK says that it is gone");
     let left = world.nodes[0].space.run(|| {
-        let links =
-            fairlead_cni::netlink::Socket::open().and_then(|mut socket| socket.links()).expect("links");
+        let links = netlink::Socket::open().and_then(|mut socket| socket.links()).expect("links");
         links.into_iter().filter(|link| link.name.starts_with("flp")).count()
     });
     assert_eq!(left, 0, "no veth stays");
     let again = world.pod(0, "one", "pod", &[]);
     assert_ne!(again.address, pod.address, "an address rests before it is given again");
+}
+
+#[test]
+fn a_dual_stack_pod_gets_both_addresses_and_gives_them_back() {
+    let mut world = World::dual();
+    let pod = world.pod(1, "one", "pod", &[]);
+    assert_eq!((pod.address, pod.v6), (address("10.244.1.2"), Some(address("fd00:10:244:1::2"))));
+    world.cni(&pod, "CHECK").expect("CHECK");
+    let subnet = fs::read_to_string(world.nodes[1].settings.run_dir.join("subnet.env")).expect("subnet.env");
+    assert!(subnet.contains("FAIRLEAD_IPV6_SUBNET=fd00:10:244:1::1/64\n"), "{subnet}");
+    let routes = |world: &World| -> Vec<String> {
+        let routes =
+            world.nodes[1].space.run(|| netlink::Socket::open().and_then(|mut socket| socket.routes()));
+        routes
+            .expect("routes")
+            .iter()
+            .map(|route| format!("{}/{}", route.destination, route.prefix))
+            .collect()
+    };
+    for expected in ["10.244.1.2/32", "fd00:10:244:1::2/128", "10.244.0.0/24", "fd00:10:244::/64"] {
+        assert!(routes(&world).iter().any(|route| route == expected), "{expected}: {:?}", routes(&world));
+    }
+    // A restart takes up what is there, whichever family.
+    world.kill(1);
+    world.start(1);
+    world.cni(&pod, "CHECK").expect("CHECK after a restart");
+    world.cni(&pod, "DEL").expect("DEL");
+    assert!(world.cni(&pod, "CHECK").is_err(), "CHECK says that it is gone");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! is compared with what is there before anything is believed.
 
 use crate::{Scratch, World};
-use fairlead_abi::{Addr, Be16, Config, FragmentValue, Reason};
+use fairlead_abi::{Addr, Be16, Be32, Config, FragmentValue, Reason};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Length of the Ethernet header, where the IP header begins.
@@ -201,7 +201,8 @@ pub fn ipv4<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
 fn fragments<W: World>(world: &W, scratch: &mut Scratch, id: Be16, offset: u16) -> Result<(), Reason> {
     let packet = &mut scratch.packet;
     let key = &mut scratch.fragment;
-    (key.src, key.dst, key.id, key.proto, key._pad) = (packet.src, packet.dst, id, packet.proto, 0);
+    (key.src, key.dst, key.proto, key._pad) = (packet.src, packet.dst, packet.proto, [0; 3]);
+    key.id = Be32::new(u32::from(id.get()));
     let now = world.now();
     if packet.is(Packet::FIRST_FRAGMENT) {
         transport(world, packet)?;

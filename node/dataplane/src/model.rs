@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 /// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,8 +89,8 @@ pub struct Pod {
     pub uid: String,
     /// Its labels.
     pub labels: Labels,
-    /// Its IPv4 addresses.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Its addresses, one of each family at most.
+    pub addresses: Vec<IpAddr>,
     /// Node it is bound to; empty before.
     pub node: String,
     /// Whether it shares its node's network namespace.
@@ -115,12 +115,55 @@ pub struct Namespace {
 pub struct Node {
     /// Its name.
     pub name: Arc<str>,
-    /// Addresses of its pods; None until they are allotted.
-    pub pod_cidr: Option<Ipv4Net>,
-    /// Its IPv4 addresses, the InternalIP first.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Addresses of its pods, one block of each family at most; empty until they are allotted.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Its addresses, the InternalIPs first.
+    pub addresses: Vec<IpAddr>,
     /// Its topology zone; empty when it has none.
     pub zone: String,
+}
+
+impl Node {
+    /// Its first address of a family.
+    #[must_use]
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| Family::of(*address) == family)
+    }
+
+    /// The block of its pods' addresses of a family, without host bits.
+    #[must_use]
+    pub fn pod_cidr(&self, family: Family) -> Option<IpNet> {
+        self.pod_cidrs.iter().map(IpNet::trunc).find(|cidr| Family::of(cidr.addr()) == family)
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+impl Family {
+    /// Both, in the order in which they are looked at.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// The address that stands for none, and for every one of the node.
+    #[must_use]
+    pub fn unspecified(self) -> IpAddr {
+        match self {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
 }
 
 /// A port of a Service.
@@ -141,10 +184,10 @@ pub struct ServicePort {
 pub struct Service {
     /// Its namespace and name.
     pub key: Key,
-    /// Its IPv4 cluster addresses.
-    pub cluster_ips: Vec<Ipv4Addr>,
-    /// spec.externalIPs and status.loadBalancer.ingress addresses that are IPv4.
-    pub external_ips: Vec<Ipv4Addr>,
+    /// Its cluster addresses, one of each family at most.
+    pub cluster_ips: Vec<IpAddr>,
+    /// spec.externalIPs and status.loadBalancer.ingress addresses.
+    pub external_ips: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// externalTrafficPolicy: Local
@@ -158,8 +201,8 @@ pub struct Service {
 /// A backend of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its IPv4 addresses.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Its addresses; all of the slice's family.
+    pub addresses: Vec<IpAddr>,
     /// Node it runs on; empty when unknown.
     pub node: String,
     /// Condition `ready`; absent counts as true.
@@ -181,7 +224,7 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// An EndpointSlice of IPv4 addresses.
+/// An EndpointSlice. All its addresses are of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
     /// Its namespace and name.
@@ -250,13 +293,13 @@ impl Kind {
         [Kind::Pod, Kind::Namespace, Kind::Node, Kind::Service, Kind::Slice, Kind::Policy];
 }
 
-/// Keeps the IPv4 addresses of a list of address texts; others are another family's.
-pub fn ipv4_of<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Vec<Ipv4Addr> {
+/// The addresses in a list of texts, each once; what is no address (a host name) is left out.
+pub fn addresses_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for address in texts.into_iter().filter_map(|text| text.parse().ok()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
     addresses
-        .into_iter()
-        .filter_map(|text| match text.parse() {
-            Ok(IpAddr::V4(address)) => Some(address),
-            _ => None,
-        })
-        .collect()
 }

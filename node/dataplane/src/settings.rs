@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::ValueEnum;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use crate::Error;
+use crate::{Error, model::Family};
 
 /// How pod packets reach other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -40,12 +40,12 @@ pub struct Args {
     /// The plugin that is installed into --cni-bin-dir.
     #[arg(long, default_value = "/usr/bin/fairlead-cni")]
     pub cni_plugin: PathBuf,
-    /// Addresses of all pods of the cluster.
-    #[arg(long, env = "FAIRLEAD_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
-    pub cluster_cidr: Ipv4Net,
-    /// Addresses of Services.
-    #[arg(long, env = "FAIRLEAD_SERVICE_CIDR", default_value = "10.96.0.0/16")]
-    pub service_cluster_ip_range: Ipv4Net,
+    /// Addresses of all pods of the cluster: one CIDR, or one of each family, separated by a comma.
+    #[arg(long, env = "FAIRLEAD_CLUSTER_CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+    /// Addresses of Services: one CIDR, or one of each family, separated by a comma.
+    #[arg(long, env = "FAIRLEAD_SERVICE_CIDR", default_value = "10.96.0.0/16", value_delimiter = ',')]
+    pub service_cluster_ip_range: Vec<IpNet>,
     /// Interface that carries node traffic; `auto` is the one that holds the node's InternalIP.
     #[arg(long, env = "FAIRLEAD_UPLINK", default_value = "auto")]
     pub uplink: String,
@@ -83,10 +83,10 @@ pub struct Settings {
     pub cni_bin_dir: PathBuf,
     /// The plugin that is installed.
     pub cni_plugin: PathBuf,
-    /// Addresses of all pods of the cluster.
-    pub cluster_cidr: Ipv4Net,
-    /// Addresses of Services.
-    pub service_cidr: Ipv4Net,
+    /// Addresses of all pods of the cluster, one block of each family at most.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Addresses of Services, one block of each family at most.
+    pub service_cidrs: Vec<IpNet>,
     /// Interface that carries node traffic; None chooses by the node's InternalIP.
     pub uplink: Option<String>,
     /// How pod packets reach other nodes.
@@ -105,17 +105,12 @@ impl Args {
     /// Checks the flags against each other.
     ///
     /// # Errors
-    /// [`Error::Settings`] when the cluster and service ranges overlap or the node name is empty.
+    /// [`Error::Settings`] when the cluster and service ranges overlap or do not fit each other, or the node name is empty.
     pub fn into_settings(self) -> Result<Settings, Error> {
         if self.node_name.is_empty() {
             return Err(Error::Settings("--node-name is empty".to_owned()));
         }
-        let (pods, services) = (self.cluster_cidr.trunc(), self.service_cluster_ip_range.trunc());
-        if pods.contains(&services) || services.contains(&pods) {
-            return Err(Error::Settings(format!(
-                "--cluster-cidr {pods} and --service-cluster-ip-range {services} overlap"
-            )));
-        }
+        let (pods, services) = ranges(&self.cluster_cidr, &self.service_cluster_ip_range)?;
         Ok(Settings {
             node_name: self.node_name,
             bpf_object: self.bpf_object,
@@ -124,8 +119,8 @@ impl Args {
             cni_conf_dir: self.cni_conf_dir,
             cni_bin_dir: self.cni_bin_dir,
             cni_plugin: self.cni_plugin,
-            cluster_cidr: pods,
-            service_cidr: services,
+            cluster_cidrs: pods,
+            service_cidrs: services,
             uplink: (self.uplink != "auto").then_some(self.uplink),
             overlay: self.overlay,
             vxlan_port: self.vxlan_port,
@@ -133,5 +128,63 @@ impl Args {
             metrics_address: self.metrics_address,
             install_cni: true,
         })
+    }
+}
+
+/// Checks the ranges of pods and Services; gives them without host bits.
+fn ranges(pods: &[IpNet], services: &[IpNet]) -> Result<(Vec<IpNet>, Vec<IpNet>), Error> {
+    let refused = |text: String| Err(Error::Settings(text));
+    let [pods, services] = [pods, services].map(|nets| nets.iter().map(IpNet::trunc).collect::<Vec<_>>());
+    for (flag, nets) in [("--cluster-cidr", &pods), ("--service-cluster-ip-range", &services)] {
+        let families: Vec<Family> = nets.iter().map(|net| Family::of(net.addr())).collect();
+        match families.as_slice() {
+            [_] => {}
+            [one, other] if one != other => {}
+            _ => return refused(format!("{flag} takes one CIDR, or two of different families")),
+        }
+    }
+    for service in &services {
+        let of_family = |net: &&IpNet| Family::of(net.addr()) == Family::of(service.addr());
+        match pods.iter().find(of_family) {
+            None => {
+                return refused(format!(
+                    "--service-cluster-ip-range {service} is of a family that --cluster-cidr does not have"
+                ));
+            }
+            Some(cluster) if cluster.contains(service) || service.contains(cluster) => {
+                return refused(format!(
+                    "--cluster-cidr {cluster} and --service-cluster-ip-range {service} overlap"
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok((pods, services))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_one_of_each_family_and_do_not_meet() {
+        let nets =
+            |text: &str| -> Vec<IpNet> { text.split(',').map(|net| net.parse().expect("a CIDR")).collect() };
+        let check =
+            |pods: &str, services: &str| ranges(&nets(pods), &nets(services)).map_err(|e| e.to_string());
+        let (pods, _) =
+            check("10.244.0.1/16,fd00:10::/56", "10.96.0.0/16,fd00:96::/112").expect("dual stack");
+        assert_eq!(pods, nets("10.244.0.0/16,fd00:10::/56"));
+        check("10.244.0.0/16,fd00:10::/56", "10.96.0.0/16").expect("pods alone may be dual stack");
+        check("fd00:10::/56", "fd00:96::/112").expect("IPv6 alone");
+        for (pods, services, problem) in [
+            ("10.244.0.0/16,10.245.0.0/16", "10.96.0.0/16", "--cluster-cidr takes"),
+            ("10.244.0.0/16", "10.96.0.0/16,fd00:96::/112", "does not have"),
+            ("10.0.0.0/8", "10.96.0.0/16", "overlap"),
+            ("10.244.0.0/16,fd00::/16", "10.96.0.0/16,fd00:0:1::/112", "overlap"),
+        ] {
+            let error = check(pods, services).expect_err(problem);
+            assert!(error.contains(problem), "{error}");
+        }
     }
 }

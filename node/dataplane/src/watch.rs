@@ -4,6 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::StreamExt;
+use ipnet::IpNet;
 use k8s_openapi::{
     NamespaceResourceScope, api::networking::v1::NetworkPolicy, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -23,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     engine::Command,
     model::{
-        Change, Endpoint, EndpointSlice, Key, Kind, Labels, NamedPort, Namespace, Node, Pod, Protocol,
-        Service, ServicePort, SlicePort, ipv4_of,
+        Change, Endpoint, EndpointSlice, Family, Key, Kind, Labels, NamedPort, Namespace, Node, Pod,
+        Protocol, Service, ServicePort, SlicePort, addresses_of,
     },
     policy::spec::Policy,
 };
@@ -270,8 +271,7 @@ impl PodObject {
     #[must_use]
     pub fn pod(&self) -> Pod {
         let texts = self.status.pod_ips.iter().filter_map(|field| field.ip.as_deref());
-        let mut addresses = ipv4_of(texts.chain(self.status.pod_ip.as_deref()));
-        addresses.dedup();
+        let addresses = addresses_of(texts.chain(self.status.pod_ip.as_deref()));
         // Only init containers that go on running (sidecars) serve ports.
         let sidecars =
             self.spec.init_containers.iter().filter(|container| container.restart_policy.is_some());
@@ -332,11 +332,18 @@ impl Watched for NodeObject {
                 .filter(move |field| field.r#type.as_deref() == Some(wanted))
                 .filter_map(|field| field.address.as_deref())
         };
-        let cidrs = self.spec.pod_cidrs.iter().chain(&self.spec.pod_cidr);
+        let mut pod_cidrs: Vec<IpNet> = Vec::new();
+        let texts = self.spec.pod_cidrs.iter().chain(&self.spec.pod_cidr);
+        for cidr in texts.filter_map(|text| text.parse::<IpNet>().ok()) {
+            let same = |known: &IpNet| Family::of(known.addr()) == Family::of(cidr.addr());
+            if !pod_cidrs.iter().any(same) {
+                pod_cidrs.push(cidr);
+            }
+        }
         Change::Node(Node {
             name: self.name_any().into(),
-            pod_cidr: cidrs.filter_map(|text| text.parse().ok()).next(),
-            addresses: ipv4_of(of_type("InternalIP").chain(of_type("ExternalIP"))),
+            pod_cidrs,
+            addresses: addresses_of(of_type("InternalIP").chain(of_type("ExternalIP"))),
             zone: self.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default(),
         })
     }
@@ -354,8 +361,7 @@ impl Watched for ServiceObject {
 
     fn changed(&self) -> Change {
         let spec = &self.spec;
-        let mut cluster_ips = ipv4_of(spec.cluster_ips.iter().chain(&spec.cluster_ip).map(String::as_str));
-        cluster_ips.dedup();
+        let cluster_ips = addresses_of(spec.cluster_ips.iter().chain(&spec.cluster_ip).map(String::as_str));
         if cluster_ips.is_empty() || spec.r#type.as_deref() == Some("ExternalName") {
             return self.gone();
         }
@@ -368,7 +374,7 @@ impl Watched for ServiceObject {
         Change::Service(Service {
             key: key_of(self),
             cluster_ips,
-            external_ips: ipv4_of(spec.external_ips.iter().map(String::as_str).chain(balancers)),
+            external_ips: addresses_of(spec.external_ips.iter().map(String::as_str).chain(balancers)),
             ports: spec
                 .ports
                 .iter()
@@ -402,7 +408,7 @@ impl Watched for SliceObject {
         let endpoint = |field: &EndpointField| {
             let ready = field.conditions.ready.unwrap_or(true);
             Endpoint {
-                addresses: ipv4_of(field.addresses.iter().map(String::as_str)),
+                addresses: addresses_of(field.addresses.iter().map(String::as_str)),
                 node: field.node_name.clone().unwrap_or_default(),
                 ready,
                 serving: field.conditions.serving.unwrap_or(ready),
@@ -567,7 +573,10 @@ mod tests {
             "status": {"phase": "Running", "podIP": "10.244.0.2", "podIPs": [{"ip": "10.244.0.2"}, {"ip": "fd00::2"}]},
         });
         let Change::Pod(pod) = change::<PodObject>(object) else { panic!("a pod") };
-        assert_eq!(pod.addresses, ["10.244.0.2".parse::<std::net::Ipv4Addr>().expect("an address")]);
+        assert_eq!(
+            pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.244.0.2", "fd00::2"]
+        );
         assert_eq!(pod.ports, [NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 80 }]);
         assert_eq!(
             (pod.uid.as_str(), pod.node.as_str(), pod.finished, pod.host_network),
@@ -602,7 +611,7 @@ mod tests {
     #[test]
     fn nodes_prefer_their_internal_address() {
         let object = serde_json::json!({
-            "metadata": {"name": "a"}, "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]},
+            "metadata": {"name": "a"}, "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24", "fd00:10:244::/64"]},
             "status": {"addresses": [{"type": "ExternalIP", "address": "198.51.100.1"}, {"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "a"}]},
         });
         let Change::Node(node) = change::<NodeObject>(object) else { panic!("a node") };
@@ -610,6 +619,9 @@ mod tests {
             node.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["192.0.2.1", "198.51.100.1"]
         );
-        assert_eq!(node.pod_cidr.map(|cidr| cidr.to_string()).as_deref(), Some("10.244.0.0/24"));
+        assert_eq!(
+            node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.244.0.0/24", "fd00:10:244::/64"]
+        );
     }
 }

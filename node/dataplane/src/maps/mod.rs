@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
     io,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::Path,
 };
 
@@ -17,7 +17,7 @@ use fairlead_abi::{
     Addr, Backend, BackendKey, Config, Counter, CtEntry, CtKey, Endpoint, NatKey, NatValue, NetnsEntry, Node,
     Route, Rule, RuleHits, Service, ServiceKey, map,
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{overlay::OverlayChange, policy::Plan, service::ServiceChange};
 use table::{AddrPrefix, PerCpu, RulePrefix, Table, Wire};
@@ -191,8 +191,9 @@ impl Observed {
     }
 }
 
-fn prefix_key(prefix: Ipv4Net) -> AddrPrefix {
-    AddrPrefix { length: 96 + u32::from(prefix.prefix_len()), addr: Addr::from(prefix.network()) }
+fn prefix_key(prefix: IpNet) -> AddrPrefix {
+    let mapped = if prefix.addr().is_ipv4() { 96 } else { 0 };
+    AddrPrefix { length: mapped + u32::from(prefix.prefix_len()), addr: Addr::from(prefix.network()) }
 }
 
 impl Maps {
@@ -271,7 +272,7 @@ impl Maps {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn endpoint(&self, address: Ipv4Addr) -> Result<Option<Endpoint>, MapError> {
+    pub fn endpoint(&self, address: IpAddr) -> Result<Option<Endpoint>, MapError> {
         self.endpoints.table.get(&Addr::from(address))
     }
 
@@ -279,7 +280,7 @@ impl Maps {
     ///
     /// # Errors
     /// When the map is full.
-    pub fn set_endpoint(&mut self, address: Ipv4Addr, endpoint: Endpoint) -> Result<(), MapError> {
+    pub fn set_endpoint(&mut self, address: IpAddr, endpoint: Endpoint) -> Result<(), MapError> {
         self.endpoints.set(Addr::from(address), endpoint)
     }
 
@@ -287,7 +288,7 @@ impl Maps {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn remove_endpoint(&mut self, address: Ipv4Addr) -> Result<(), MapError> {
+    pub fn remove_endpoint(&mut self, address: IpAddr) -> Result<(), MapError> {
         self.endpoints.remove(Addr::from(address))
     }
 
@@ -361,10 +362,13 @@ impl Maps {
     /// When a map is full.
     pub fn apply_overlay(&mut self, change: &OverlayChange) -> Result<(), MapError> {
         for (address, own) in &change.set_addresses {
-            self.nodes.set(Addr::from(*address), Node { flags: if *own { Node::SELF } else { 0 } })?;
+            self.nodes.set(
+                Addr::from(*address),
+                Node { flags: if *own { Node::SELF | Node::NODE_PORTS } else { 0 } },
+            )?;
         }
-        for (cidr, node) in &change.set_routes {
-            self.routes.set(prefix_key(*cidr), Route { node: Addr::from(*node), flags: 0 })?;
+        for (cidr, hop) in &change.set_routes {
+            self.routes.set(prefix_key(*cidr), Route { node: Addr::from(hop.node), flags: 0 })?;
         }
         for (cidr, _) in &change.remove_routes {
             self.routes.remove(prefix_key(*cidr))?;

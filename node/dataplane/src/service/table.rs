@@ -4,14 +4,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::Write as _,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
 };
 
 use fairlead_abi::{Addr, Backend, BackendKey, Be16, Service as Frontend, ServiceKey};
 
 use crate::{
-    model::{EndpointSlice, Key, Protocol, Service, ServicePort},
+    model::{EndpointSlice, Family, Key, Protocol, Service, ServicePort},
     policy::identity::{Canonical, Numbers},
 };
 
@@ -26,6 +26,7 @@ struct SetName {
     protocol: Protocol,
     number: u16,
     local: bool,
+    family: Family,
 }
 
 impl Canonical for SetName {
@@ -36,6 +37,10 @@ impl Canonical for SetName {
             "service {} port {:?}/{protocol}:{} {}",
             self.service, self.port, self.number, self.local
         );
+        // IPv4 adds nothing: its numbers are those of layout 1, which knew no other family.
+        if self.family == Family::V6 {
+            out.push_str(" v6");
+        }
     }
 }
 
@@ -55,7 +60,7 @@ impl Entries {
 /// A [`ServiceKey`] in an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct FrontendKey {
-    address: Ipv4Addr,
+    address: IpAddr,
     port: u16,
     protocol: Protocol,
 }
@@ -92,14 +97,14 @@ impl ServiceChange {
 /// A port of this node that leads to one pod (hostPort).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// Address on the node; unspecified is every address.
-    pub address: Ipv4Addr,
+    /// Address on the node; unspecified is every address of its family.
+    pub address: IpAddr,
     /// Port on the node.
     pub port: u16,
     /// Its protocol.
     pub protocol: Protocol,
     /// Address of the pod.
-    pub pod: Ipv4Addr,
+    pub pod: IpAddr,
     /// Port in the pod.
     pub pod_port: u16,
 }
@@ -108,6 +113,9 @@ pub struct HostPort {
 #[derive(Debug)]
 pub struct ServiceTable {
     node: String,
+    /// IPv6 addresses of this node that NodePorts answer on. The one entry that stands for every address of the node
+    /// leads to IPv4 backends, so IPv6 has an entry for each.
+    node_addresses: Vec<IpAddr>,
     services: HashMap<Key, Service>,
     host_ports: HashMap<Key, Vec<HostPort>>,
     slices: HashMap<Key, EndpointSlice>,
@@ -131,6 +139,7 @@ impl ServiceTable {
     pub fn new(node: &str, adopted: HashMap<u32, Vec<Backend>>) -> Self {
         ServiceTable {
             node: node.to_owned(),
+            node_addresses: Vec::new(),
             services: HashMap::new(),
             host_ports: HashMap::new(),
             slices: HashMap::new(),
@@ -194,6 +203,27 @@ impl ServiceTable {
         }
     }
 
+    /// Addresses of this node that NodePorts answer on.
+    pub fn set_node_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let mut addresses: Vec<IpAddr> = addresses.into_iter().filter(IpAddr::is_ipv6).collect();
+        addresses.sort();
+        if self.node_addresses == addresses {
+            return;
+        }
+        self.node_addresses = addresses;
+        let has_node_port = |service: &&Service| service.ports.iter().any(|port| port.node_port != 0);
+        self.dirty.extend(self.services.values().filter(has_node_port).map(|service| service.key.clone()));
+        self.dirty.extend(self.host_ports.keys().cloned());
+    }
+
+    /// Every address of the node of one family, as frontends name it.
+    fn on_every_address(&self, family: Family) -> Vec<IpAddr> {
+        match family {
+            Family::V4 => vec![family.unspecified()],
+            Family::V6 => self.node_addresses.clone(),
+        }
+    }
+
     /// Keys of every Service.
     pub fn service_keys(&self) -> impl Iterator<Item = &Key> {
         self.services.keys()
@@ -252,22 +282,35 @@ impl ServiceTable {
     fn entries(&mut self, key: &Key, previous: &Entries) -> (Entries, Vec<Arc<SetName>>) {
         let mut building = Building { entries: Entries::default(), names: Vec::new() };
         if let Some(service) = self.services.get(key).cloned() {
-            for port in &service.ports {
-                self.add_port(&service, port, previous, &mut building);
+            for family in Family::ALL {
+                if service.cluster_ips.iter().any(|address| Family::of(*address) == family) {
+                    for port in &service.ports {
+                        self.add_port(&service, port, family, previous, &mut building);
+                    }
+                }
             }
         }
         for port in self.host_ports.get(key).cloned().unwrap_or_default() {
+            let family = Family::of(port.pod);
             let name = SetName {
                 service: key.clone(),
                 port: String::new(),
                 protocol: port.protocol,
                 number: port.port,
                 local: true,
+                family,
             };
             let backend = Backend { addr: Addr::from(port.pod), port: Be16::new(port.pod_port), flags: 0 };
             let (number, count) = self.add_set(name, vec![backend], previous, &mut building);
             let frontend = Frontend { id: number, backends: count, ..Frontend::default() };
-            self.add_frontend(key, port.address, port.port, port.protocol, frontend, &mut building);
+            let addresses = if port.address.is_unspecified() {
+                self.on_every_address(family)
+            } else {
+                vec![port.address]
+            };
+            for address in addresses {
+                self.add_frontend(key, address, port.port, port.protocol, frontend, &mut building);
+            }
         }
         (building.entries, building.names)
     }
@@ -276,17 +319,22 @@ impl ServiceTable {
         &mut self,
         service: &Service,
         port: &ServicePort,
+        family: Family,
         previous: &Entries,
         building: &mut Building,
     ) {
+        let of_family =
+            |addresses: &[IpAddr]| addresses.iter().copied().filter(|a| Family::of(*a) == family).collect();
         let mut sets: HashMap<bool, (u32, u32)> = HashMap::new();
         for (external, local) in [(false, service.internal_local), (true, service.external_local)] {
-            let addresses: Vec<(Ipv4Addr, u16)> = if external {
-                let node_port = (port.node_port != 0).then_some((Ipv4Addr::UNSPECIFIED, port.node_port));
-                service.external_ips.iter().map(|address| (*address, port.port)).chain(node_port).collect()
-            } else {
-                service.cluster_ips.iter().map(|address| (*address, port.port)).collect()
-            };
+            let own: Vec<IpAddr> =
+                of_family(if external { &service.external_ips } else { &service.cluster_ips });
+            let mut addresses: Vec<(IpAddr, u16)> =
+                own.into_iter().map(|address| (address, port.port)).collect();
+            if external && port.node_port != 0 {
+                let node = self.on_every_address(family);
+                addresses.extend(node.into_iter().map(|address| (address, port.node_port)));
+            }
             if addresses.is_empty() {
                 continue;
             }
@@ -299,8 +347,9 @@ impl ServiceTable {
                         protocol: port.protocol,
                         number: port.port,
                         local,
+                        family,
                     };
-                    let backends = self.backends(&service.key, port, local);
+                    let backends = self.backends(&service.key, port, family, local);
                     let set = self.add_set(name, backends, previous, building);
                     sets.insert(local, set);
                     set
@@ -321,7 +370,7 @@ impl ServiceTable {
     }
 
     /// Backends of a port: ready ones; if there is none, those that still serve while they terminate (KEP-1669).
-    fn backends(&self, service: &Key, port: &ServicePort, local: bool) -> Vec<Backend> {
+    fn backends(&self, service: &Key, port: &ServicePort, family: Family, local: bool) -> Vec<Backend> {
         let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
         for slice in self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key))
         {
@@ -330,7 +379,9 @@ impl ServiceTable {
             for number in slice.ports.iter().filter(matching).map(|found| found.port) {
                 for endpoint in slice.endpoints.iter().filter(|endpoint| !local || endpoint.node == self.node)
                 {
-                    let addresses = endpoint.addresses.iter().map(|address| (*address, number));
+                    let of_family =
+                        endpoint.addresses.iter().filter(|address| Family::of(**address) == family);
+                    let addresses = of_family.map(|address| (*address, number));
                     if endpoint.ready {
                         ready.extend(addresses);
                     } else if endpoint.serving && endpoint.terminating {
@@ -369,7 +420,7 @@ impl ServiceTable {
     fn add_frontend(
         &mut self,
         owner: &Key,
-        address: Ipv4Addr,
+        address: IpAddr,
         port: u16,
         protocol: Protocol,
         frontend: Frontend,

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::{collections::HashMap, net::Ipv4Addr};
 
 use super::*;
 use crate::model::{Endpoint, SlicePort};
@@ -46,7 +46,7 @@ impl Maps {
     }
 
     fn backends_of(&self, address: &str, port: u16) -> Option<Vec<String>> {
-        let address: Ipv4Addr = address.parse().expect("an address");
+        let address: IpAddr = address.parse().expect("an address");
         let key = FrontendKey { address, port, protocol: Protocol::Tcp }.wire();
         let frontend = self.frontends.get(&key)?;
         let mut backends: Vec<String> = (0..frontend.backends)
@@ -61,7 +61,7 @@ impl Maps {
 fn service() -> Service {
     Service {
         key: Key::new("shop", "web"),
-        cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 10)],
+        cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
         external_ips: Vec::new(),
         ports: vec![ServicePort {
             name: "http".to_owned(),
@@ -130,7 +130,7 @@ fn local_policies_use_only_backends_of_this_node() {
     maps.apply(&table.settle());
     assert_eq!(maps.backends_of("0.0.0.0", 30080), Some(vec!["10.244.0.2:8080".to_owned()]));
     assert_eq!(maps.backends_of("10.96.0.10", 80).map(|backends| backends.len()), Some(2));
-    let key = FrontendKey { address: Ipv4Addr::UNSPECIFIED, port: 30080, protocol: Protocol::Tcp }.wire();
+    let key = FrontendKey { address: Family::V4.unspecified(), port: 30080, protocol: Protocol::Tcp }.wire();
     assert_eq!(maps.frontends[&key].flags, Frontend::LOCAL);
 }
 
@@ -152,7 +152,7 @@ fn a_change_of_one_service_touches_only_its_own_entries() {
     let (mut table, mut maps) = table();
     for number in 0..200_u8 {
         let key = Key::new("shop", &format!("s{number}"));
-        let address = Ipv4Addr::new(10, 96, 1, number);
+        let address = Ipv4Addr::new(10, 96, 1, number).into();
         let mut other = Service { key: key.clone(), cluster_ips: vec![address], ..service() };
         other.ports[0].node_port = 0;
         table.set_service(other);
@@ -196,7 +196,7 @@ fn the_second_claim_to_a_frontend_waits_for_the_first_to_end() {
     let (mut table, mut maps) = table();
     let second = Service {
         key: Key::new("shop", "zweb"),
-        cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 11)],
+        cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 11).into()],
         ..service()
     };
     table.set_service(service());
@@ -219,10 +219,10 @@ fn host_ports_lead_to_their_pod() {
     let (mut table, mut maps) = table();
     let owner = Key::new("", "sandbox");
     let port = HostPort {
-        address: Ipv4Addr::UNSPECIFIED,
+        address: Family::V4.unspecified(),
         port: 8080,
         protocol: Protocol::Tcp,
-        pod: Ipv4Addr::new(10, 244, 0, 5),
+        pod: Ipv4Addr::new(10, 244, 0, 5).into(),
         pod_port: 80,
     };
     table.set_host_ports(owner.clone(), vec![port]);
@@ -231,4 +231,39 @@ fn host_ports_lead_to_their_pod() {
     table.set_host_ports(owner, Vec::new());
     maps.apply(&table.settle());
     assert!(maps.frontends.is_empty() && maps.backends.is_empty());
+}
+
+#[test]
+fn each_family_leads_to_backends_of_its_own() {
+    let (mut table, mut maps) = table();
+    let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
+    let mut dual = service();
+    dual.cluster_ips.push(ip("fd00:96::10"));
+    dual.external_ips = vec![ip("198.51.100.7"), ip("2001:db8::7")];
+    table.set_service(dual);
+    table.set_slice(slice("four", vec![endpoint("10.244.0.2", "a")]));
+    table.set_slice(slice("six", vec![endpoint("fd00:10::2", "a"), endpoint("fd00:10::3", "b")]));
+    table.set_node_addresses([ip("192.0.2.1"), ip("2001:db8::1")]);
+    maps.apply(&table.settle());
+    let (four, six) = (vec!["10.244.0.2:8080"], vec!["fd00:10::2:8080", "fd00:10::3:8080"]);
+    for (address, port, expected) in [
+        ("10.96.0.10", 80, &four),
+        ("198.51.100.7", 80, &four),
+        ("0.0.0.0", 30080, &four),
+        ("fd00:96::10", 80, &six),
+        ("2001:db8::7", 80, &six),
+        ("2001:db8::1", 30080, &six),
+    ] {
+        let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
+        assert_eq!(maps.backends_of(address, port), Some(expected), "{address}");
+    }
+    table.set_node_addresses([ip("2001:db8::2")]);
+    maps.apply(&table.settle());
+    assert_eq!(maps.backends_of("2001:db8::1", 30080), None, "an address that left answers no more");
+    assert_eq!(maps.backends_of("2001:db8::2", 30080).map(|backends| backends.len()), Some(2));
+    let single = service();
+    table.set_service(single);
+    maps.apply(&table.settle());
+    assert_eq!(maps.backends_of("fd00:96::10", 80), None);
+    assert_eq!(maps.backends_of("2001:db8::2", 30080), None);
 }
