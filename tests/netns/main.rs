@@ -307,6 +307,72 @@ fn a_restarted_dataplane_loses_no_byte_and_opens_nothing() {
 }
 
 #[test]
+fn a_changed_map_layout_cuts_no_connection_and_opens_nothing() {
+    let mut world = World::new();
+    let web = world.pod(0, "one", "web", &[("app", "web")]);
+    let client = world.pod(1, "one", "client", &[("role", "friend")]);
+    let stranger = world.pod(0, "one", "stranger", &[]);
+    let _servers = [Server::new(&web.space, "web", 8080), Server::new(&world.outside, "outside", 8080)];
+    world.service("web", "10.96.0.61", Protocol::Tcp, 30061, 8080, &[&web]);
+    let from = json!({"from": [{"podSelector": {"matchLabels": {"role": "friend"}}},
+                               {"ipBlock": {"cidr": "192.0.2.0/24"}}, {"ipBlock": {"cidr": "10.244.1.1/32"}}]});
+    world.policy("one", "p", json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [from]}));
+    // Translated at the socket, at the other node's uplink with a source of that node's, and by masquerade.
+    let streams = [
+        connect(&client.space, at(address("10.96.0.61"), 80)).0,
+        connect(&world.outside, at(world.nodes[1].address, 30061)).0,
+        connect(&stranger.space, at(OUTSIDE, 8080)).0,
+    ];
+    let stop = Arc::new(AtomicBool::new(false));
+    let rounds: [Arc<AtomicU64>; 3] = Default::default();
+    let talkers: Vec<_> = streams
+        .into_iter()
+        .zip(&rounds)
+        .map(|(stream, count)| {
+            let (flag, count) = (stop.clone(), count.clone());
+            std::thread::spawn(move || {
+                while !flag.load(Ordering::Relaxed) {
+                    exchange(&stream, 1 << 16);
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let (flag, space, to) = (stop.clone(), stranger.space.clone(), at(web.address, 8080));
+    let knocker = std::thread::spawn(move || {
+        let mut opened = 0;
+        while !flag.load(Ordering::Relaxed) {
+            opened += u32::from(connect_within(&space, to, Duration::from_millis(100)).is_ok());
+        }
+        opened
+    });
+    for node in 0..2 {
+        world.kill(node);
+        // The maps that the attached programs use become those of an older layout; what that one has otherwise is not
+        // there to be read.
+        let pins = world.nodes[node].settings.pins.clone();
+        let (old, new) = (pins.join("maps_v1"), pins.join("maps_v2"));
+        fs::rename(&new, &old).expect("a directory of pins");
+        for name in ["SERVICES", "FRAGMENTS", "TABLES", "RANGES", "LOADS", "DIRECT", "ANNOUNCED", "RATES"] {
+            let _ = fs::remove_file(old.join(name));
+        }
+        world.start(node);
+        assert!(new.exists() && !old.exists(), "the older maps are unpinned once nothing uses them");
+    }
+    let before = rounds.each_ref().map(|count| count.load(Ordering::Relaxed));
+    let began = Instant::now();
+    while rounds.iter().zip(before).any(|(count, before)| count.load(Ordering::Relaxed) < before + 2) {
+        assert!(began.elapsed() < DEADLINE, "a connection did not survive: {rounds:?} after {before:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    stop.store(true, Ordering::Relaxed);
+    for talker in talkers {
+        talker.join().expect("no byte was lost");
+    }
+    assert_eq!(knocker.join().expect("the stranger"), 0, "nothing was open, not even for a moment");
+}
+
+#[test]
 fn cni_is_idempotent_and_leaves_nothing() {
     let mut world = World::new();
     let pod = world.pod(0, "one", "pod", &[]);

@@ -129,7 +129,7 @@ pub async fn run_with(
         return Ok(());
     }
     let mut engine = Engine::open(settings.clone(), status.clone())?;
-    status.observe(Observed::open(&settings.pins.join(format!("maps_v{ABI_VERSION}")))?);
+    status.observe(Observed::open(&maps::carry::directory(&settings.pins, ABI_VERSION))?);
     let stop = shutdown.child_token();
     let _stop_all = stop.clone().drop_guard();
     if let Some(ring) = engine.programs_mut().take_flows() {

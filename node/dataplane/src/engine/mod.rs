@@ -28,7 +28,10 @@ use crate::{
         devices::{self, Underlay},
         programs::{Programs, Sizes},
     },
-    maps::Maps,
+    maps::{
+        Maps,
+        carry::{self, Older},
+    },
     model::{Change, Family, Key, Kind, Pod},
     overlay::{self, Hop, NodeTable},
     policy::{
@@ -94,6 +97,8 @@ pub struct Engine {
     nodes: NodeTable,
     endpoints: Endpoints,
     maps: Maps,
+    /// Maps of an older layout that the attached programs still use.
+    older: Option<Older>,
     programs: Programs,
     links: Links,
     netlink: Socket,
@@ -115,9 +120,21 @@ impl Engine {
     /// When the object does not load or a pinned map is of another layout.
     pub fn open(settings: Settings, status: Arc<Status>) -> Result<Self, Error> {
         // A changed layout gets maps of its own; the old ones stay for the links that still use them.
-        let directory = settings.pins.join(format!("maps_v{ABI_VERSION}"));
+        let directory = carry::directory(&settings.pins, ABI_VERSION);
+        let older = Older::find(&settings.pins)
+            .map_err(|source| Error::File { path: settings.pins.clone(), source })?;
+        let fresh = !directory.exists();
         let sizes = Sizes::for_memory(status.memory_bytes());
         let programs = Programs::load(&settings.bpf_object, &directory, sizes)?;
+        if let Some(older) = older.as_ref().filter(|_| fresh) {
+            match older.carry_state(&directory) {
+                Ok(entries) => {
+                    tracing::info!(layout = older.version(), entries, "state of older maps carried over")
+                }
+                // Everything of it is planned anew; flows are evaluated again.
+                Err(error) => tracing::error!(%error, "state of older maps is lost"),
+            }
+        }
         let maps = Maps::open(&directory)?;
         let services = ServiceTable::new(&settings.node_name, maps.adopted_backends()?);
         // Decisecond of the boot clock: above every number given since the last boot, even to pods that are gone.
@@ -128,6 +145,7 @@ impl Engine {
             nodes: NodeTable::new(&settings.node_name, settings.overlay == OverlayMode::Native),
             endpoints: Endpoints::open(settings.run_dir.join("endpoints"))?,
             maps,
+            older,
             programs,
             links: Links::open(settings.pins.join("links"))?,
             netlink: Socket::open()?,

@@ -20,6 +20,7 @@ use crate::{
         devices::{self, Underlay},
         programs::CGROUP_HOOKS,
     },
+    maps::carry,
     model::{Family, Kind, Node},
     overlay,
 };
@@ -83,7 +84,12 @@ impl Engine {
         if self.maps.policy_writes() > 0 {
             self.revise_all()?;
         }
+        self.carry_flows(false);
         self.attach_everything(&uplink, underlay)?;
+        self.carry_flows(true);
+        self.older = None;
+        carry::remove_others(&self.settings.pins)
+            .map_err(|source| Error::File { path: self.settings.pins.clone(), source })?;
         install::subnet_env(&self.settings, &running.pod_cidrs, mtu)?;
         if self.settings.install_cni {
             install::cni(&self.settings)?;
@@ -99,6 +105,16 @@ impl Engine {
             "the node's network stands"
         );
         Ok(())
+    }
+
+    /// Takes over the flows of an older layout's maps: all of them, or those that opened while links were switched.
+    fn carry_flows(&self, missing_only: bool) {
+        let Some(older) = &self.older else { return };
+        match older.carry_flows(&carry::directory(&self.settings.pins, ABI_VERSION), missing_only) {
+            Ok(flows) => tracing::info!(layout = older.version(), flows, "flows of older maps carried over"),
+            // A node that does not start would cut every connection, not only those that could not be carried over.
+            Err(error) => tracing::error!(%error, "flows of older maps are lost"),
+        }
     }
 
     fn underlay(&mut self, uplink: &Link, own: &Node, pod_cidrs: &[IpNet]) -> Result<(Underlay, u32), Error> {

@@ -3,6 +3,7 @@
 //! Tables plan, this module carries out, in the order that the plans are in. After a start it first compares with what
 //! an earlier run left pinned: what is the same is not written, and what nobody planned is removed at the end.
 
+pub mod carry;
 pub mod table;
 
 use std::{
