@@ -19,7 +19,8 @@ use std::{
 use fairlead_cni::netlink;
 use fairlead_dataplane::{
     bpf,
-    model::{NamedPort, Protocol},
+    maps::{Observed, carry},
+    model::{Change, Key, NamedPort, Protocol, Service, ServicePort},
 };
 use serde_json::json;
 
@@ -370,6 +371,93 @@ fn a_changed_map_layout_cuts_no_connection_and_opens_nothing() {
         talker.join().expect("no byte was lost");
     }
     assert_eq!(knocker.join().expect("the stranger"), 0, "nothing was open, not even for a moment");
+}
+
+#[test]
+fn datagram_flows_to_a_backend_that_leaves_are_forgotten_at_once() {
+    let mut world = World::new();
+    let client = world.pod(0, "one", "client", &[]);
+    let backends = [world.pod(0, "one", "left", &[]), world.pod(0, "one", "stays", &[])];
+    let _servers = [0, 1].map(|index| Server::new(&backends[index].space, &backends[index].key.name, 8080));
+    let all = [&backends[0], &backends[1]];
+    world.service("dns", "10.96.0.70", Protocol::Udp, 30070, 8080, &all);
+    world.service("web", "10.96.0.71", Protocol::Tcp, 30071, 8080, &all[..1]);
+    let to = at(world.nodes[0].address, 30070);
+    for _ in 0..32 {
+        datagram(&world.outside, to, true).expect("an answer to the outside");
+        // Two, so that neither client always gets the same backend of the two that take turns.
+        for _ in 0..2 {
+            datagram(&client.space, at(address("10.96.0.70"), 80), false).expect("an answer to the pod");
+        }
+    }
+    let (stream, seen) = connect(&world.outside, at(world.nodes[0].address, 30071));
+    assert_eq!(seen.server, "left");
+    let maps = Observed::open(&carry::directory(&world.nodes[0].settings.pins, fairlead_abi::ABI_VERSION))
+        .expect("the maps");
+    // Entries that lead to the backend: translations and sockets of datagrams, translations of TCP.
+    let entries = || {
+        let left = fairlead_abi::Addr::from(backends[0].address);
+        let (mut datagrams, mut sockets, mut tcp) = (0, 0, 0);
+        let each = |key: fairlead_abi::NatKey, value: fairlead_abi::NatValue| {
+            if value.dst == left && key.kind == fairlead_abi::NatKey::SERVICE {
+                *(if key.proto == 17 { &mut datagrams } else { &mut tcp }) += 1;
+            }
+        };
+        maps.nat.for_each(each).expect("the translations");
+        let each = |key: fairlead_abi::SocketKey, value: fairlead_abi::SocketValue| {
+            sockets += i32::from(key.proto == 17 && (key.addr == left || value.addr == left));
+        };
+        maps.sockets.for_each(each).expect("the sockets");
+        (datagrams, sockets, tcp)
+    };
+    let (datagrams, sockets, tcp) = entries();
+    assert!(datagrams > 0 && sockets > 0 && tcp == 1, "{datagrams} {sockets} {tcp}");
+    world.service("dns", "10.96.0.70", Protocol::Udp, 30070, 8080, &all[1..]);
+    world.service("web", "10.96.0.71", Protocol::Tcp, 30071, 8080, &all[1..]);
+    let began = Instant::now();
+    while entries() != (0, 0, 1) {
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?} stay", entries());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    exchange(&stream, 1 << 16);
+    for _ in 0..8 {
+        assert_eq!(datagram(&world.outside, to, true).expect("an answer").server, "stays");
+    }
+}
+
+#[test]
+fn a_health_check_port_says_whether_this_node_has_backends() {
+    let mut world = World::new();
+    let pod = world.pod(0, "one", "web", &[]);
+    world.service("web", "10.96.0.72", Protocol::Tcp, 0, 8080, &[&pod]);
+    world.send(Change::Service(Service {
+        cluster_ips: vec![address("10.96.0.72")],
+        ports: vec![ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, node_port: 30072 }],
+        external_local: true,
+        health_check_node_port: 32072,
+        ..Service::new(Key::new("one", "web"))
+    }));
+    world.settle();
+    for (node, expected) in [(0, "HTTP/1.1 200 OK"), (1, "HTTP/1.1 503 Service Unavailable")] {
+        let to = at(world.nodes[node].address, 32072);
+        let ask = || {
+            world.outside.run(|| -> io::Result<String> {
+                let mut stream = std::net::TcpStream::connect_timeout(&to, DEADLINE)?;
+                io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+                io::read_to_string(stream)
+            })
+        };
+        let began = Instant::now();
+        let answer = loop {
+            match ask() {
+                Ok(answer) => break answer,
+                Err(error) => assert!(began.elapsed() < DEADLINE, "node {node}: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert!(answer.starts_with(expected), "node {node}: {answer}");
+        assert!(answer.contains(&format!("x-load-balancing-endpoint-weight: {}\r\n", 1 - node)), "{answer}");
+    }
 }
 
 #[test]

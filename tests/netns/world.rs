@@ -29,9 +29,10 @@ use fairlead_dataplane::{
     engine::{Command, QUEUE},
     link::remove_pins,
     model::{
-        Change, Endpoint, EndpointSlice, Key, Kind, Labels, NamedPort, Namespace, Node, Pod, Protocol,
-        Service, ServicePort, SlicePort,
+        Algorithm, Change, Endpoint, EndpointSlice, Key, Kind, Labels, NamedPort, Namespace, Node, Pod,
+        Protocol, Rates, Service, ServicePort, SlicePort,
     },
+    overlay::NodePorts,
     policy::spec::Policy,
     server::PodLookup,
     status::Status,
@@ -265,6 +266,9 @@ impl World {
             overlay: OverlayMode::Vxlan,
             vxlan_port: 8472,
             vxlan_vni: 1,
+            load_balancing: Algorithm::RoundRobin,
+            node_ports: NodePorts::Everywhere,
+            direct: Vec::new(),
             metrics_address: "127.0.0.1:9962".parse().expect("an address"),
             install_cni: true,
         };
@@ -379,6 +383,8 @@ impl World {
             },
             node: self.nodes[pod.node].name.to_owned(),
             host_network: false,
+            weight: None,
+            rates: Rates::default(),
             finished: false,
             ports: pod.ports.clone(),
         }
@@ -420,13 +426,9 @@ impl World {
     ) {
         let key = Key::new("one", name);
         self.send(Change::Service(Service {
-            key: key.clone(),
             cluster_ips: cluster_ip.split(',').map(|text| text.parse().expect("an address")).collect(),
-            external_ips: Vec::new(),
             ports: vec![ServicePort { name: String::new(), protocol, port: 80, node_port }],
-            external_local: false,
-            internal_local: false,
-            affinity_seconds: 0,
+            ..Service::new(key.clone())
         }));
         let of_family: [fn(&TestPod) -> Option<IpAddr>; 2] = [|pod| Some(pod.address), |pod| pod.v6];
         for (family, address) in ["v4", "v6"].into_iter().zip(of_family) {
@@ -436,7 +438,7 @@ impl World {
                     node: self.nodes[pod.node].name.to_owned(),
                     ready: true,
                     serving: true,
-                    terminating: false,
+                    ..Endpoint::default()
                 })
             };
             self.send(Change::Slice(EndpointSlice {

@@ -140,7 +140,10 @@ pub async fn run_with(
             }
         });
     }
-    tokio::spawn(conntrack::collect(status.clone(), stop.clone()));
+    let (sweeper, gone) = mpsc::channel(conntrack::QUEUE);
+    status.sweep_by(sweeper);
+    tokio::spawn(conntrack::collect(status.clone(), gone, stop.clone()));
+    tokio::spawn(service::health::serve(status.checks(), status.clone(), stop.clone()));
     let socket = settings.run_dir.join(fairlead_cni::protocol::SOCKET);
     tokio::select! {
         outcome = engine.run(receiver, stop.clone()) => outcome,

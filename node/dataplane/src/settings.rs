@@ -5,7 +5,11 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::ValueEnum;
 use ipnet::IpNet;
 
-use crate::{Error, model::Family};
+use crate::{
+    Error,
+    model::{Algorithm, Family},
+    overlay::NodePorts,
+};
 
 /// How pod packets reach other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,6 +62,16 @@ pub struct Args {
     /// VXLAN network identifier (24 bits).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=0x00ff_ffff))]
     pub vxlan_vni: u32,
+    /// How connections from pods and nodes to a Service are spread, unless its annotation `fairlead.io/load-balancing` says
+    /// otherwise. Those from outside go by Maglev.
+    #[arg(long, env = "FAIRLEAD_LOAD_BALANCING", value_enum, default_value = "round-robin")]
+    pub load_balancing: Algorithm,
+    /// On which of the node's addresses NodePorts answer: CIDRs separated by commas, or `primary`; all without it.
+    #[arg(long, env = "FAIRLEAD_NODEPORT_ADDRESSES", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<String>,
+    /// Destinations outside the cluster that pods reach with their own address. Can be given more than once.
+    #[arg(long, env = "FAIRLEAD_NON_MASQUERADE_CIDR", value_delimiter = ',')]
+    pub non_masquerade_cidr: Vec<IpNet>,
     /// Where /metrics and /healthz are served; port 0 chooses a free one.
     #[arg(long, default_value = "127.0.0.1:9962")]
     pub metrics_address: SocketAddr,
@@ -95,6 +109,12 @@ pub struct Settings {
     pub vxlan_port: u16,
     /// VXLAN network identifier.
     pub vxlan_vni: u32,
+    /// How connections from pods and nodes are spread when a Service does not say.
+    pub load_balancing: Algorithm,
+    /// On which of the node's addresses NodePorts answer.
+    pub node_ports: NodePorts,
+    /// Destinations outside the cluster that pods reach with their own address.
+    pub direct: Vec<IpNet>,
     /// Where /metrics and /healthz are served.
     pub metrics_address: SocketAddr,
     /// Whether the CNI configuration and plugin are written when the dataplane is ready.
@@ -125,9 +145,30 @@ impl Args {
             overlay: self.overlay,
             vxlan_port: self.vxlan_port,
             vxlan_vni: self.vxlan_vni,
+            load_balancing: self.load_balancing,
+            node_ports: node_ports(&self.nodeport_addresses)?,
+            direct: self.non_masquerade_cidr.iter().map(IpNet::trunc).collect(),
             metrics_address: self.metrics_address,
             install_cni: true,
         })
+    }
+}
+
+/// Reads --nodeport-addresses.
+fn node_ports(texts: &[String]) -> Result<NodePorts, Error> {
+    match texts {
+        [] => Ok(NodePorts::Everywhere),
+        [one] if one == "primary" => Ok(NodePorts::Primary),
+        _ => {
+            let block = |text: &String| {
+                text.parse().map_err(|error| {
+                    Error::Settings(format!(
+                        "--nodeport-addresses {text:?} is neither a CIDR nor `primary`: {error}"
+                    ))
+                })
+            };
+            texts.iter().map(block).collect::<Result<_, _>>().map(NodePorts::Within)
+        }
     }
 }
 
@@ -165,6 +206,16 @@ fn ranges(pods: &[IpNet], services: &[IpNet]) -> Result<(Vec<IpNet>, Vec<IpNet>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn node_port_addresses_are_blocks_or_the_primary_ones() {
+        let parse = |texts: &[&str]| node_ports(&texts.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(parse(&[]).expect("all"), NodePorts::Everywhere);
+        assert_eq!(parse(&["primary"]).expect("those"), NodePorts::Primary);
+        let blocks = parse(&["192.0.2.0/24", "2001:db8::/32"]).expect("blocks");
+        assert!(matches!(blocks, NodePorts::Within(blocks) if blocks.len() == 2));
+        parse(&["192.0.2.0/24", "primary"]).expect_err("not both");
+    }
 
     #[test]
     fn ranges_are_one_of_each_family_and_do_not_meet() {

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlead_abi::{ABI_VERSION, Endpoint};
+use fairlead_abi::{ABI_VERSION, Endpoint, Rate, RateKey};
 use fairlead_cni::{
     netlink::Socket,
     protocol::{Answer, Request},
@@ -32,13 +32,13 @@ use crate::{
         Maps,
         carry::{self, Older},
     },
-    model::{Change, Family, Key, Kind, Pod},
+    model::{Change, Family, Key, Kind, Pod, Rates},
     overlay::{self, Hop, NodeTable},
     policy::{
         Rules,
         rules::{Plan, Verdict},
     },
-    service::ServiceTable,
+    service::{ServiceTable, table::Gone},
     settings::Settings,
     status::Status,
 };
@@ -106,6 +106,9 @@ pub struct Engine {
     /// Keys seen in lists that are under way.
     listing: HashMap<Kind, HashSet<Key>>,
     running: Option<Running>,
+    /// Bounds of the pods of this node.
+    rates: HashMap<Key, Rates>,
+    rates_changed: HashSet<Key>,
     /// Last number given to [`Endpoint::revision`].
     revision: u32,
     status: Arc<Status>,
@@ -136,13 +139,18 @@ impl Engine {
             }
         }
         let maps = Maps::open(&directory)?;
-        let services = ServiceTable::new(&settings.node_name, maps.adopted_backends()?);
+        let services =
+            ServiceTable::new(&settings.node_name, settings.load_balancing, maps.adopted_backends()?);
         // Decisecond of the boot clock: above every number given since the last boot, even to pods that are gone.
         let revision = maps.greatest_revision()?.max((monotonic_millis() / 100) as u32);
         Ok(Engine {
             rules: Rules::default(),
             services,
-            nodes: NodeTable::new(&settings.node_name, settings.overlay == OverlayMode::Native),
+            nodes: NodeTable::new(
+                &settings.node_name,
+                settings.overlay == OverlayMode::Native,
+                settings.node_ports.clone(),
+            ),
             endpoints: Endpoints::open(settings.run_dir.join("endpoints"))?,
             maps,
             older,
@@ -152,6 +160,8 @@ impl Engine {
             listed: BTreeSet::new(),
             listing: HashMap::new(),
             running: None,
+            rates: HashMap::new(),
+            rates_changed: HashSet::new(),
             revision,
             status,
             waiting: String::new(),
@@ -218,9 +228,16 @@ impl Engine {
             Change::Pod(pod) => {
                 note(&mut self.listing, Kind::Pod, &pod.key);
                 let pod = self.with_own_address(pod);
+                self.set_weights(&pod.key, (!pod.host_network).then_some(&pod));
+                if self.endpoints.of_pod(&pod.key).next().is_some() {
+                    self.set_rates(&pod.key, pod.rates);
+                }
                 self.rules.set_pod(pod);
             }
-            Change::PodGone(key) => self.rules.remove_pod(&key),
+            Change::PodGone(key) => {
+                self.set_weights(&key, None);
+                self.rules.remove_pod(&key);
+            }
             Change::Namespace(namespace) => {
                 note(&mut self.listing, Kind::Namespace, &Key::new("", &namespace.name));
                 self.rules.set_namespace(namespace);
@@ -277,6 +294,25 @@ impl Engine {
         pod
     }
 
+    /// Tells the Services what share a pod asks for, before the pod itself is replaced.
+    fn set_weights(&mut self, key: &Key, pod: Option<&Pod>) {
+        let before = self.rules.pod(key).map(|known| known.addresses.clone()).unwrap_or_default();
+        let now = pod.map(|pod| pod.addresses.as_slice()).unwrap_or_default();
+        for address in before.iter().filter(|address| !now.contains(address)) {
+            self.services.set_weight(&key.namespace, *address, None);
+        }
+        for address in now {
+            self.services.set_weight(&key.namespace, *address, pod.and_then(|pod| pod.weight));
+        }
+    }
+
+    /// Notes the bounds of a pod of this node.
+    fn set_rates(&mut self, key: &Key, rates: Rates) {
+        if self.rates.insert(key.clone(), rates) != Some(rates) {
+            self.rates_changed.insert(key.clone());
+        }
+    }
+
     fn remove_unlisted(&mut self, kind: Kind, seen: &HashSet<Key>) {
         fn stale<'a>(keys: impl Iterator<Item = &'a Key>, seen: &HashSet<Key>) -> Vec<Key> {
             keys.filter(|key| !seen.contains(key)).cloned().collect()
@@ -286,7 +322,10 @@ impl Engine {
         }
         match kind {
             Kind::Pod => {
-                stale(self.rules.pod_keys(), seen).iter().for_each(|key| self.rules.remove_pod(key));
+                for key in stale(self.rules.pod_keys(), seen) {
+                    self.set_weights(&key, None);
+                    self.rules.remove_pod(&key);
+                }
             }
             Kind::Policy => {
                 stale(self.rules.policy_keys(), seen).iter().for_each(|key| self.rules.remove_policy(key));
@@ -316,7 +355,8 @@ impl Engine {
             let addresses = self.netlink.addresses()?;
             let own = addresses.iter().map(|found| found.address).filter(|address| is_of_node(*address));
             self.nodes.set_own_addresses(own.collect());
-            self.services.set_node_addresses(self.nodes.own_addresses());
+            let answering = self.nodes.own_addresses().filter(|address| self.nodes.has_node_ports(*address));
+            self.services.set_node_addresses(answering);
         }
         Ok(())
     }
@@ -334,14 +374,7 @@ impl Engine {
     fn settle(&mut self) -> Result<(), Error> {
         let Some(running) = self.running.clone() else { return Ok(()) };
         self.settle_overlay(&running)?;
-        let mut changed = false;
-        for change in self.services.settle() {
-            changed = true;
-            if let Err(error) = self.maps.apply_service(&change) {
-                tracing::error!(%error, "a Service could not be written");
-                self.status.map_error(&error);
-            }
-        }
+        let mut changed = self.settle_services();
         loop {
             let plan = self.rules.settle();
             changed |= !plan.is_empty();
@@ -356,10 +389,37 @@ impl Engine {
                 break;
             }
         }
+        for key in std::mem::take(&mut self.rates_changed) {
+            if let Err(error) = self.write_endpoints(&key) {
+                tracing::error!(%error, pod = %key, "the pod's bandwidth could not be bounded");
+                self.status.map_error(&error);
+            }
+        }
         if changed {
             self.status.tables(&self.rules, &self.services, &self.maps);
         }
         Ok(())
+    }
+
+    /// Writes the Services that are different; gives whether any was.
+    fn settle_services(&mut self) -> bool {
+        let zone = self.nodes.own().map(|own| own.zone.clone()).unwrap_or_default();
+        self.services.set_zone(&zone);
+        let changes = self.services.settle();
+        for change in &changes {
+            if let Err(error) = self.maps.apply_service(change) {
+                tracing::error!(%error, "a Service could not be written");
+                self.status.map_error(&error);
+            }
+        }
+        if let Some(checks) = self.services.changed_checks() {
+            self.status.set_checks(checks);
+        }
+        let gone: Vec<Gone> = changes.iter().flat_map(|change| change.gone.iter().cloned()).collect();
+        if !gone.is_empty() {
+            self.status.forget_flows(gone);
+        }
+        !changes.is_empty()
     }
 
     fn settle_overlay(&mut self, running: &Running) -> Result<(), Error> {
@@ -414,6 +474,7 @@ impl Engine {
         let records: Vec<Record> = self.endpoints.of_pod(key).cloned().collect();
         for record in records {
             let Some(mut endpoint) = self.endpoint(&record) else { continue };
+            self.write_rates(&record)?;
             for address in record.addresses() {
                 let present = self.maps.endpoint(address)?;
                 let revision = present.map_or(0, |present| present.revision);
@@ -428,6 +489,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Writes what bounds a sandbox; before the entry that says that something does.
+    fn write_rates(&mut self, record: &Record) -> Result<(), crate::maps::MapError> {
+        let rates = self.rates.get(&record.key()).copied().unwrap_or_default();
+        for (direction, bits) in [(RateKey::INGRESS, rates.ingress), (RateKey::EGRESS, rates.egress)] {
+            let rate = bits.map(|bits| {
+                let bytes_per_second = (bits / 8).max(1);
+                // A tenth of a second, and never less than two of the longest packets a stack hands over at once.
+                let burst = (bytes_per_second / 10).max(2 * 65_536);
+                Rate { bytes_per_second, burst, tokens: burst, time: monotonic_millis() * 1_000_000 }
+            });
+            self.maps.set_rate(RateKey { endpoint: record.id, direction }, rate)?;
+        }
+        Ok(())
+    }
+
     fn endpoint(&self, record: &Record) -> Option<Endpoint> {
         let attached = record.attached?;
         let verdict =
@@ -438,7 +514,13 @@ impl Engine {
             ingress_ruleset: verdict.ingress,
             egress_ruleset: verdict.egress,
             revision: 0,
-            flags: if verdict.closed { Endpoint::CLOSED } else { 0 },
+            flags: {
+                let rates = self.rates.get(&record.key()).copied().unwrap_or_default();
+                let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+                flag(verdict.closed, Endpoint::CLOSED)
+                    | flag(rates.ingress.is_some(), Endpoint::INGRESS_RATE)
+                    | flag(rates.egress.is_some(), Endpoint::EGRESS_RATE)
+            },
             mac: attached.pod_mac,
             host_mac: attached.host_mac,
             _pad: 0,
@@ -466,7 +548,8 @@ impl Engine {
         for record in records {
             let Some(endpoint) = self.endpoint(&record) else { continue };
             if endpoint.ingress_ruleset != 0 || endpoint.egress_ruleset != 0 {
-                let closed = Endpoint { flags: Endpoint::CLOSED, revision: self.revision, ..endpoint };
+                let flags = endpoint.flags | Endpoint::CLOSED;
+                let closed = Endpoint { flags, revision: self.revision, ..endpoint };
                 for address in record.addresses() {
                     if let Err(error) = self.maps.set_endpoint(address, closed) {
                         tracing::error!(%error, pod = %record.key(), "the pod could not be closed");

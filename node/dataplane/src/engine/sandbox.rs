@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use fairlead_abi::{NetnsEntry, program};
+use fairlead_abi::{NetnsEntry, RateKey, program};
 use fairlead_cni::{
     netlink::{LinkChange, Route},
     protocol::{Answer, Network, Request},
@@ -132,7 +132,11 @@ impl Engine {
         self.endpoints.forget(attachment)?;
         self.status.pod(record.id, None);
         let key = record.key();
+        for direction in [RateKey::INGRESS, RateKey::EGRESS] {
+            self.maps.set_rate(RateKey { endpoint: record.id, direction }, None)?;
+        }
         if self.endpoints.of_pod(&key).next().is_none() {
+            self.rates.remove(&key);
             self.rules.remove_local(&key);
         }
         Ok(())

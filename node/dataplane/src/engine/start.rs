@@ -77,6 +77,7 @@ impl Engine {
         let cookie =
             netns::cookie().map_err(|source| Error::File { path: "SO_NETNS_COOKIE".into(), source })?;
         self.maps.set_config(&self.config(&running, own, cookie, &uplink))?;
+        self.maps.set_direct(&self.settings.direct)?;
         self.maps.set_netns(cookie, NetnsEntry { role: NetnsEntry::NODE, endpoint: 0 })?;
         self.adopt_endpoints()?;
         self.settle()?;
@@ -174,7 +175,9 @@ impl Engine {
         };
         Config {
             abi_version: ABI_VERSION,
-            flags: overlay_flag | Config::MASQUERADE,
+            flags: overlay_flag
+                | Config::MASQUERADE
+                | if self.settings.direct.is_empty() { 0 } else { Config::DIRECT },
             node_v4: node(Family::V4),
             node_v6: node(Family::V6),
             gateway_v4: gateway(Family::V4),
@@ -239,6 +242,8 @@ impl Engine {
         let key = record.key();
         if let Some(pod) = self.rules.pod(&key).cloned() {
             let pod = self.with_own_address(pod);
+            self.set_weights(&key, (!pod.host_network).then_some(&pod));
+            self.set_rates(&key, pod.rates);
             self.rules.set_pod(pod);
         }
         self.rules.add_local(key);

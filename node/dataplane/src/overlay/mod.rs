@@ -6,12 +6,25 @@ use std::{
     sync::Arc,
 };
 
+use fairlead_abi::Node as Flags;
 use ipnet::IpNet;
 
 use crate::{
     model::{Family, Node},
     policy::identity,
 };
+
+/// On which addresses of a node NodePorts answer (`--nodeport-addresses`, as kube-proxy has it).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodePorts {
+    /// On all.
+    #[default]
+    Everywhere,
+    /// On the first of each family that the Node object names.
+    Primary,
+    /// On those in one of the blocks.
+    Within(Vec<IpNet>),
+}
 
 /// Where the pods of another node are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,15 +40,15 @@ pub struct Hop {
 pub struct Overlay {
     /// Pod CIDR -> the node that has it.
     pub routes: BTreeMap<IpNet, Hop>,
-    /// Every node's addresses; true for this node's own.
-    pub addresses: BTreeMap<IpAddr, bool>,
+    /// Every node's addresses with their `fairlead_abi::Node` flags.
+    pub addresses: BTreeMap<IpAddr, u32>,
 }
 
 /// Changes to carry out, additions first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverlayChange {
-    /// Addresses to write, with whether they are this node's own.
-    pub set_addresses: Vec<(IpAddr, bool)>,
+    /// Addresses to write, with their `fairlead_abi::Node` flags.
+    pub set_addresses: Vec<(IpAddr, u32)>,
     /// Pod CIDRs to write.
     pub set_routes: Vec<(IpNet, Hop)>,
     /// Pod CIDRs to remove.
@@ -50,6 +63,7 @@ pub struct NodeTable {
     own: Arc<str>,
     /// Whether the other nodes are next hops themselves: then each family needs one of its own.
     native: bool,
+    node_ports: NodePorts,
     nodes: HashMap<Arc<str>, Node>,
     own_addresses: Vec<IpAddr>,
     planned: Overlay,
@@ -59,10 +73,11 @@ pub struct NodeTable {
 impl NodeTable {
     /// An empty table on the node of that name.
     #[must_use]
-    pub fn new(own: &str, native: bool) -> Self {
+    pub fn new(own: &str, native: bool, node_ports: NodePorts) -> Self {
         NodeTable {
             own: own.into(),
             native,
+            node_ports,
             nodes: HashMap::new(),
             own_addresses: Vec::new(),
             planned: Overlay::default(),
@@ -98,6 +113,18 @@ impl NodeTable {
         all.into_iter()
     }
 
+    /// Whether NodePorts answer on an address of this node.
+    #[must_use]
+    pub fn has_node_ports(&self, address: IpAddr) -> bool {
+        match &self.node_ports {
+            NodePorts::Everywhere => true,
+            NodePorts::Primary => {
+                self.own().is_some_and(|own| own.address(Family::of(address)) == Some(address))
+            }
+            NodePorts::Within(blocks) => blocks.iter().any(|block| block.contains(&address)),
+        }
+    }
+
     /// This node, once it is known.
     #[must_use]
     pub fn own(&self) -> Option<&Node> {
@@ -119,8 +146,8 @@ impl NodeTable {
         let wanted = &self.planned;
         let mut change = OverlayChange::default();
         let new =
-            wanted.addresses.iter().filter(|(address, own)| previous.addresses.get(address) != Some(own));
-        change.set_addresses.extend(new.map(|(address, own)| (*address, *own)));
+            wanted.addresses.iter().filter(|(address, flags)| previous.addresses.get(address) != Some(flags));
+        change.set_addresses.extend(new.map(|(address, flags)| (*address, *flags)));
         let new = wanted.routes.iter().filter(|(cidr, node)| previous.routes.get(cidr) != Some(node));
         change.set_routes.extend(new.map(|(cidr, node)| (*cidr, *node)));
         let gone = previous.routes.iter().filter(|(cidr, _)| !wanted.routes.contains_key(cidr));
@@ -137,7 +164,7 @@ impl NodeTable {
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         for node in nodes.iter().filter(|node| node.name != self.own) {
             for address in &node.addresses {
-                wanted.addresses.insert(*address, false);
+                wanted.addresses.insert(*address, 0);
             }
             let (reached, mac) = (self.own().and_then(|own| reached_by(own, node)), device_mac(node));
             for (family, cidr) in Family::ALL.map(|family| (family, node.pod_cidr(family))) {
@@ -147,7 +174,8 @@ impl NodeTable {
                 }
             }
         }
-        wanted.addresses.extend(self.own_addresses().map(|address| (address, true)));
+        let ports = |address| if self.has_node_ports(address) { Flags::NODE_PORTS } else { 0 };
+        wanted.addresses.extend(self.own_addresses().map(|address| (address, Flags::SELF | ports(address))));
         for own in self.own().iter().flat_map(|node| &node.pod_cidrs) {
             wanted.routes.remove(&own.trunc());
         }
@@ -206,7 +234,7 @@ mod tests {
 
     #[test]
     fn other_nodes_get_routes_and_own_addresses_are_marked() {
-        let mut table = NodeTable::new("a", false);
+        let mut table = NodeTable::new("a", false, NodePorts::default());
         table.set_node(node("a", Some("10.244.0.0/24"), "192.0.2.1"));
         table.set_node(node("b", Some("10.244.1.0/24"), "192.0.2.2"));
         table.set_node(node("c", None, "192.0.2.3"));
@@ -218,7 +246,8 @@ mod tests {
                 Hop { node: v4(2), mac: [0x02, 0xfa, 192, 0, 2, 2] }
             )]
         );
-        let addresses = [(1, true), (2, false), (3, false)].map(|(last, own)| (v4(last), own));
+        let addresses =
+            [(1, Flags::SELF | Flags::NODE_PORTS), (2, 0), (3, 0)].map(|(last, flags)| (v4(last), flags));
         assert_eq!(change.set_addresses, addresses);
         assert_eq!(table.settle(), OverlayChange::default());
         table.remove_node("b");
@@ -239,7 +268,7 @@ mod tests {
             node("c", Some("fd00:10:0:2::/64"), "2001:db8::3"),
         ];
         let routes = |own: &str| {
-            let mut table = NodeTable::new(own, false);
+            let mut table = NodeTable::new(own, false, NodePorts::default());
             nodes.iter().for_each(|node| table.set_node(node.clone()));
             let routes = table.settle().set_routes;
             routes.iter().map(|(cidr, hop)| format!("{cidr} by {}", hop.node)).collect::<Vec<_>>()
@@ -269,7 +298,7 @@ mod tests {
 
     #[test]
     fn native_routes_go_by_an_address_of_their_own_family() {
-        let mut table = NodeTable::new("a", true);
+        let mut table = NodeTable::new("a", true, NodePorts::default());
         table.set_node(node("a", Some("10.244.0.0/24,fd00:10::/64"), "192.0.2.1,2001:db8::1"));
         table.set_node(node("b", Some("10.244.1.0/24,fd00:10:0:1::/64"), "192.0.2.2,2001:db8::2"));
         let hops: Vec<String> =
@@ -278,8 +307,25 @@ mod tests {
     }
 
     #[test]
+    fn node_ports_answer_where_they_are_told_to() {
+        let addresses = "192.0.2.1,198.51.100.1,2001:db8::1";
+        let check = |node_ports: NodePorts, expected: &[&str]| {
+            let mut table = NodeTable::new("a", false, node_ports);
+            table.set_node(node("a", None, addresses));
+            let flagged = |(address, flags): &(IpAddr, u32)| {
+                (flags & Flags::NODE_PORTS != 0).then(|| address.to_string())
+            };
+            let seen: Vec<String> = table.settle().set_addresses.iter().filter_map(flagged).collect();
+            assert_eq!(seen, expected);
+        };
+        check(NodePorts::Everywhere, &["192.0.2.1", "198.51.100.1", "2001:db8::1"]);
+        check(NodePorts::Primary, &["192.0.2.1", "2001:db8::1"]);
+        check(NodePorts::Within(vec!["198.51.100.0/24".parse().expect("a CIDR")]), &["198.51.100.1"]);
+    }
+
+    #[test]
     fn a_claim_to_this_nodes_own_cidr_is_not_believed() {
-        let mut table = NodeTable::new("a", false);
+        let mut table = NodeTable::new("a", false, NodePorts::default());
         table.set_node(node("a", Some("10.244.0.0/24"), "192.0.2.1"));
         table.set_node(node("thief", Some("10.244.0.0/24"), "192.0.2.2"));
         assert_eq!(table.settle().set_routes, []);

@@ -297,6 +297,8 @@ fn pod(namespace: &str, name: &str, address: &str, labels: &[(&str, &str)], http
         addresses: vec![address.parse().expect("an address"), v6_of(address)],
         node: "a".to_owned(),
         host_network: false,
+        weight: None,
+        rates: Default::default(),
         finished: false,
         ports: vec![NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: http }],
     }
