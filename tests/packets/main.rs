@@ -10,6 +10,7 @@ mod harness;
 mod host;
 mod hostile;
 mod icmp;
+mod ipv6;
 mod masquerade;
 mod nodeport;
 mod overlay;

@@ -184,7 +184,7 @@ pub struct FragmentKey {
     pub dst: Addr,
     /// Identification field; IPv4's has 16 bits.
     pub id: crate::Be32,
-    /// IP protocol number.
+    /// IP protocol number; 0 for IPv6, whose pieces need not agree in it (RFC 8200 section 4.5).
     pub proto: u8,
     /// Zero.
     pub _pad: [u8; 3],
@@ -200,4 +200,8 @@ pub struct FragmentValue {
     pub dst_port: Be16,
     /// Second of the monotonic clock after which the entry counts as absent.
     pub expires: u32,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub _pad: [u8; 3],
 }

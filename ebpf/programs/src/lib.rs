@@ -11,6 +11,7 @@
 
 pub mod conntrack;
 pub mod deliver;
+pub mod family;
 pub mod icmp;
 pub mod masquerade;
 pub mod overlay;
@@ -26,6 +27,7 @@ pub mod world;
 
 use fairlead_abi::{Addr, Be16, CtEntry, CtKey, FragmentKey, NatKey, NatValue, Reason};
 
+pub use family::Family;
 pub use parse::Packet;
 pub use world::{Maps, Skb, World};
 
@@ -69,14 +71,22 @@ pub struct Scratch {
     pub nat: NatValue,
     /// Key in `FRAGMENTS`.
     pub fragment: FragmentKey,
+    /// Where the walk along IPv6 extension headers is.
+    pub chain: parse::Chain,
     /// Ends of the packet that an ICMP error is about.
     pub inner: Ends,
+    /// What they become.
+    pub quoted: Ends,
+    /// What the error's own addresses become.
+    pub outer: Ends,
     /// Offset of that packet's IP header.
     pub inner_l3: u32,
     /// Offset of that packet's transport header.
     pub inner_l4: u32,
     /// That packet's IP protocol number.
     pub inner_proto: u32,
+    /// Whether it is of a known flow.
+    pub inner_known: bool,
     /// Headers under construction.
     pub header: reject::Header,
     /// The rule that decided.
