@@ -1,6 +1,7 @@
 //! Real traffic between namespaces through the real dataplane: what a test run of a program cannot show (sockets,
 //! redirects, devices, restarts). Needs root; without it, every test fails.
 
+mod dual;
 mod talk;
 mod world;
 

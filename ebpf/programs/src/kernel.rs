@@ -69,18 +69,6 @@ static FLOWS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 static METRICS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Metric::ALL.len() as u32, 0);
 #[map]
-static TABLES: HashMap<u32, Table> = HashMap::with_max_entries(16384, SPARSE);
-#[map]
-static RANGES: LpmTrie<RangeKey, u32> = LpmTrie::with_max_entries(65536, 0);
-#[map]
-static LOADS: LruHashMap<LoadKey, u32> = LruHashMap::with_max_entries(16384, 0);
-#[map]
-static DIRECT: LpmTrie<Addr, u32> = LpmTrie::with_max_entries(1024, 0);
-#[map]
-static ANNOUNCED: HashMap<Addr, u32> = HashMap::with_max_entries(4096, SPARSE);
-#[map]
-static RATES: HashMap<RateKey, Rate> = HashMap::with_max_entries(8192, SPARSE);
-#[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// A value in a map.
