@@ -106,6 +106,9 @@ impl CtEntry {
     /// Flag: the other TCP end has sent FIN.
     pub const FIN_ASKED: u8 = 1 << 5;
 
+    /// Flag: the flow counts in `LOADS`.
+    pub const COUNTED: u8 = 1 << 6;
+
     /// State: no packet has come back yet.
     pub const NEW: u8 = 0;
     /// State: packets went both ways.
