@@ -17,5 +17,6 @@ mod overlay;
 mod packet;
 mod policy;
 mod reasons;
+mod sctp;
 mod services;
 mod sockets;

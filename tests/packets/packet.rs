@@ -78,6 +78,26 @@ pub fn udp(from: End, to: End, data: &[u8]) -> Packet {
     sealed(UDP, from.0, to.0, body, 6)
 }
 
+/// SCTP with one chunk: type 1 opens an association, 0 is data.
+pub fn sctp(from: End, to: End, chunk: u8, data: &[u8]) -> Packet {
+    let mut body = Vec::new();
+    body.extend(from.1.to_be_bytes());
+    body.extend(to.1.to_be_bytes());
+    body.extend([1, 2, 3, 4, 0, 0, 0, 0, chunk, 0]);
+    body.extend((4 + data.len() as u16).to_be_bytes());
+    body.extend(data);
+    let sum = crc32c(&body).to_le_bytes();
+    body[8..12].copy_from_slice(&sum);
+    Packet { fragment: 0x4000, ..other(from.0, to.0, SCTP, &body) }
+}
+
+/// CRC32c (RFC 3720 section 12.1).
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1)))
+    })
+}
+
 /// The family's own ICMP.
 pub fn icmp_of(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { ICMP } else { ICMPV6 }
@@ -254,6 +274,10 @@ pub fn assert_sums(frame: &[u8]) {
     let Headers { src, dst, proto, body, .. } = headers(frame);
     if proto == TCP || proto == UDP || proto == icmp_of(src) {
         assert_eq!(transport_sum(proto, src, dst, body), 0, "transport checksum");
+    }
+    if proto == SCTP {
+        let zeroed = [&body[..8], &[0; 4], &body[12..]].concat();
+        assert_eq!(body[8..12], crc32c(&zeroed).to_le_bytes(), "SCTP checksum");
     }
 }
 

@@ -194,7 +194,7 @@ fn translate<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
     let Scratch { packet, inner, outer, quoted, .. } = &*scratch;
     let (v6, l3, l4) = (packet.is_v6(), scratch.inner_l3, scratch.inner_l4);
     let (src_at, dst_at) = match scratch.inner_proto as u8 {
-        proto::TCP | proto::UDP => (l4, l4 + 2),
+        proto::TCP | proto::UDP | proto::SCTP => (l4, l4 + 2),
         _ => (l4 + 4, l4 + 4),
     };
     let data = Sum { at: packet.l4 + 2, pseudo: false, optional: false };

@@ -7,7 +7,7 @@
 //!
 //! Nothing here panics, indexes by a variable or loops without a bound. What is too big for the kernel's
 //! 512 bytes of stack lives in [`Scratch`].
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 pub mod conntrack;
 pub mod deliver;
@@ -20,6 +20,7 @@ pub mod pod;
 pub mod policy;
 pub mod reject;
 pub mod rewrite;
+pub mod sctp;
 pub mod service;
 pub mod socket;
 pub mod uplink;

@@ -75,8 +75,8 @@ fn fill_claim(scratch: &mut Scratch, now: u32) {
 
 #[inline(always)]
 fn claim<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>, now: u32) -> Result<(), Reason> {
-    let has_ports =
-        matches!(scratch.packet.proto, proto::TCP | proto::UDP) || scratch.packet.is(Packet::ECHO_REQUEST);
+    let has_ports = matches!(scratch.packet.proto, proto::TCP | proto::UDP | proto::SCTP)
+        || scratch.packet.is(Packet::ECHO_REQUEST);
     for attempt in 0..ATTEMPTS {
         // A port that is in the range already is kept if it can be. What has no ports can only be kept.
         let own = scratch.packet.src_port;

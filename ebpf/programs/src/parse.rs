@@ -75,6 +75,8 @@ impl Packet {
     pub const ICMP: u8 = 1 << 4;
     /// IPv6.
     pub const V6: u8 = 1 << 5;
+    /// An SCTP INIT chunk, which opens an association.
+    pub const INIT: u8 = 1 << 6;
 
     /// Whether any of the `kind` bits is set.
     #[inline(always)]
@@ -463,6 +465,11 @@ fn transport<W: World>(world: &W, packet: &mut Packet) -> Result<(), Reason> {
                 (proto::ICMP, false) | (proto::ICMPV6, true) => icmp(packet, &head),
                 (proto::ICMP | proto::ICMPV6, _) => {}
                 _ => (packet.src_port, packet.dst_port) = (head.a, head.b),
+            }
+            let mut chunk = 0u8;
+            if packet.proto == proto::SCTP && packet.l4_len > 12 && world.load(packet.l4 + 12, &mut chunk) {
+                const INIT: u8 = 1;
+                packet.kind |= if chunk == INIT { Packet::INIT } else { 0 };
             }
             let length = u32::from(head.c.get());
             let claims_too_much = length < 8 || (length > packet.l4_len && whole);

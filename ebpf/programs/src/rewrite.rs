@@ -2,7 +2,7 @@
 //! was wrong stays wrong, and one that hardware has yet to finish (CHECKSUM_PARTIAL) stays unfinished.
 
 use crate::parse::{L3, proto};
-use crate::{Ends, Packet, Scratch, World};
+use crate::{Ends, Packet, Scratch, World, sctp};
 use fairlead_abi::{Addr, Be16, Reason};
 
 /// A checksum that covers what changes.
@@ -99,6 +99,9 @@ pub fn address<W: World>(
 
 #[inline(always)]
 fn ports<W: World>(world: &W, packet: &Packet, sum: Option<Sum>, to: &Ends) -> bool {
+    if packet.proto == proto::SCTP && !packet.is(Packet::LATER_FRAGMENT) {
+        return sctp::ports(world, packet, to);
+    }
     let Some(sum) = sum else { return true };
     // An ICMP echo has one identifier, which is the port of the end that asks.
     let (src_at, dst_at) = if packet.is(Packet::ICMP) { (4, 4) } else { (0, 2) };

@@ -1,7 +1,7 @@
 //! Service address to backend, for sockets and for packets.
 
 use crate::conntrack;
-use crate::parse::proto;
+use crate::parse::{Packet, proto};
 use crate::{Family, Scratch, World, world::Maps, world::is_own};
 use fairlead_abi::*;
 
@@ -13,7 +13,7 @@ const PORT_ATTEMPTS: u32 = 16;
 /// The service at an address, or at this node's port.
 #[inline(always)]
 pub fn find<'a, M: Maps>(maps: &'a M, addr: &Addr, port: Be16, proto: u8) -> Option<&'a Service> {
-    if proto != proto::TCP && proto != proto::UDP {
+    if !matches!(proto, proto::TCP | proto::UDP | proto::SCTP) {
         return None;
     }
     let mut key = ServiceKey { addr: *addr, port, proto, _pad: 0 };
@@ -129,7 +129,7 @@ fn follow<W: World>(world: &W, scratch: &mut Scratch, service: u32) -> bool {
     let now = world.now();
     let Some(mut nat) = world.nat(&scratch.nat_key) else { return false };
     let packet = &scratch.packet;
-    let again = packet.is_syn() || packet.proto == proto::UDP;
+    let again = packet.is_syn() || packet.is(Packet::INIT) || packet.proto == proto::UDP;
     if nat.expires < now || (again && !holds(world, service, nat.slot, &nat.dst, nat.dst_port)) {
         return false;
     }

@@ -61,7 +61,7 @@ fn is_ip<W: World>(world: &W) -> bool {
 
 #[inline(always)]
 fn has_ports(packet: &Packet) -> bool {
-    matches!(packet.proto, proto::TCP | proto::UDP) || packet.is(Packet::ICMP)
+    matches!(packet.proto, proto::TCP | proto::UDP | proto::SCTP) || packet.is(Packet::ICMP)
 }
 
 /// Between nodes, VXLAN packets are not for any table.
