@@ -46,8 +46,8 @@ pub struct Config {
     pub snat_port_min: u16,
     /// Last source port for masquerade and NodePort SNAT. Machine order.
     pub snat_port_max: u16,
-    /// Zero.
-    pub _pad: [u16; 3],
+    /// The uplink's link-layer address, with which `ANNOUNCED` addresses are answered for.
+    pub uplink_mac: [u8; 6],
 }
 
 impl Config {
@@ -55,6 +55,8 @@ impl Config {
     pub const OVERLAY: u32 = 1 << 0;
     /// Flag: what pods send out of the cluster leaves with the node's address.
     pub const MASQUERADE: u32 = 1 << 1;
+    /// Flag: `DIRECT` has prefixes that are reached without masquerade.
+    pub const DIRECT: u32 = 1 << 2;
     /// Default of [`Config::snat_port_min`], below the NodePort range.
     pub const SNAT_PORT_MIN: u16 = 16384;
     /// Default of [`Config::snat_port_max`].
@@ -62,6 +64,8 @@ impl Config {
     /// Link-local address that is every pod's gateway, and the source of what a pod sends to itself through
     /// a Service (so that its reply leaves the pod and can be translated).
     pub const POD_GATEWAY_V4: Addr = Addr::v4([169, 254, 1, 1]);
+    /// The same for IPv6.
+    pub const POD_GATEWAY_V6: Addr = Addr::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 }
 
 /// Value of `NETNS`: whose sockets live in a network namespace.
@@ -103,4 +107,6 @@ impl Node {
     /// Flag: the address is this node's own (uplink, gateway, any other interface). Traffic between a pod and
     /// the node it runs on is always allowed.
     pub const SELF: u32 = 1 << 0;
+    /// Flag: NodePorts answer on this address of this node (`--nodeport-addresses`).
+    pub const NODE_PORTS: u32 = 1 << 1;
 }

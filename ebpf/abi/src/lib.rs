@@ -18,17 +18,18 @@ mod service;
 pub use addr::{Addr, Be16, Be32, Prefix};
 pub use config::{Config, NetnsEntry, Node, Route};
 pub use conntrack::{CtEntry, CtKey, FragmentKey, FragmentValue, NatKey, NatValue};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Rate, RateKey};
 pub use flow::{Counter, FlowEvent, Metric, RuleHits};
 pub use policy::{Rule, RuleKey};
 pub use reason::Reason;
 pub use service::{
-    AffinityKey, AffinityValue, Backend, BackendKey, Service, ServiceKey, SocketKey, SocketValue,
+    AffinityKey, AffinityValue, Backend, BackendKey, LoadKey, RangeKey, Service, ServiceKey, SocketKey,
+    SocketValue, Table,
 };
 
 /// Version of all layouts in this crate. Stored in [`Config::abi_version`]; programs refuse to decide
 /// anything (reason [`Reason::NotConfigured`]) when it is not theirs.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps as they stand in the object file, with their kind and default size.
 ///
@@ -48,6 +49,19 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// `HashMap<BackendKey, Backend>`: slots 0 to `Service::backends - 1` of each service id.
     pub const BACKENDS: &str = "BACKENDS";
+    /// `HashMap<u32, Table>` keyed by [`crate::Service::table`].
+    pub const TABLES: &str = "TABLES";
+    /// `LpmTrie<RangeKey, u32>`: clients that may ask a service with [`crate::Service::RANGES`].
+    pub const RANGES: &str = "RANGES";
+    /// `LruHashMap<LoadKey, u32>`: open connections, for [`crate::Service::LEAST`]. Written by programs; userspace
+    /// mends what was lost.
+    pub const LOADS: &str = "LOADS";
+    /// `LpmTrie<Addr, u32>`: destinations outside the cluster that pods reach with their own address.
+    pub const DIRECT: &str = "DIRECT";
+    /// `HashMap<Addr, u32>`: addresses on the uplink's segment that this node answers ARP and neighbour discovery for.
+    pub const ANNOUNCED: &str = "ANNOUNCED";
+    /// `HashMap<RateKey, Rate>`.
+    pub const RATES: &str = "RATES";
     /// `Array<u32, u32>`: the next slot of a service, at [`crate::Service::cursor`]. Written by programs only.
     pub const CURSORS: &str = "CURSORS";
     /// `LruHashMap<AffinityKey, AffinityValue>`. Written by programs only.
@@ -76,9 +90,10 @@ pub mod map {
     pub const SCRATCH: &str = "SCRATCH";
 
     /// Every map that carries state from one run of the agent to the next, in the order to pin them.
-    pub const PINNED: [&str; 19] = [
+    pub const PINNED: [&str; 25] = [
         CONFIG, NETNS, ENDPOINTS, ROUTES, NODES, SERVICES, BACKENDS, CURSORS, AFFINITY, SOCKETS, IDENTITIES,
-        RULES, CONNTRACK, NAT, FRAGMENTS, DROPS, RULE_HITS, FLOWS, METRICS,
+        RULES, CONNTRACK, NAT, FRAGMENTS, DROPS, RULE_HITS, FLOWS, METRICS, TABLES, RANGES, LOADS, DIRECT,
+        ANNOUNCED, RATES,
     ];
 }
 
@@ -109,4 +124,6 @@ pub mod program {
         "getpeername4",
         "getpeername6",
     ];
+    /// The `cgroup_sock` program for the hook `sock_release` (`BPF_CGROUP_INET_SOCK_RELEASE`): ends what counts in `LOADS`.
+    pub const SOCK_RELEASE: &str = "sock_release";
 }

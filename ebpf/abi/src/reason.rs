@@ -63,4 +63,10 @@ reasons! {
     BadDestination = "bad_destination",
     /// No source port or pair of ends is free for a translation.
     NatExhausted = "nat_exhausted",
+    /// A client that the service's source ranges do not hold.
+    SourceRange = "source_range",
+    /// More than the pod's bandwidth annotation allows.
+    RateLimited = "rate_limited",
+    /// A packet whose hop limit ends on this node.
+    HopLimit = "hop_limit",
 }

@@ -12,7 +12,7 @@ pub struct ServiceKey {
     pub addr: Addr,
     /// The service's port.
     pub port: Be16,
-    /// IP protocol number, 6 or 17.
+    /// IP protocol number: TCP, UDP or SCTP.
     pub proto: u8,
     /// Zero.
     pub _pad: u8,
@@ -30,12 +30,32 @@ pub struct Service {
     pub flags: u32,
     /// How long a client keeps its backend, in seconds (`sessionAffinity: ClientIP`); 0 for not at all.
     pub affinity_seconds: u32,
+    /// `Service::*` algorithm by which new connections are spread.
+    pub algorithm: u32,
+    /// Key in `TABLES`; 0 when there is no table.
+    pub table: u32,
 }
 
 impl Service {
     /// Flag: without backends, drop instead of refusing (`externalTrafficPolicy: Local`, so that a load
     /// balancer in front tries another node).
     pub const LOCAL: u32 = 1 << 0;
+    /// Flag: only clients that a prefix of `RANGES` holds may ask (`loadBalancerSourceRanges`); others are dropped
+    /// (`SourceRange`).
+    pub const RANGES: u32 = 1 << 1;
+    /// Flag: a backend on another node answers the client itself (direct server return): the packet goes there by the
+    /// overlay as it came, and that node translates it. Needs [`Service::MAGLEV`], so that both choose alike.
+    pub const DSR: u32 = 1 << 2;
+
+    /// Algorithm: backends in turn.
+    pub const ROUND_ROBIN: u32 = 0;
+    /// Algorithm: any backend with the same probability.
+    pub const RANDOM: u32 = 1;
+    /// Algorithm: by the flow's addresses and ports and the table, so that every node chooses alike (Maglev, NSDI 2016).
+    pub const MAGLEV: u32 = 2;
+    /// Algorithm: of two backends drawn at random the one with fewer open connections.
+    pub const LEAST: u32 = 3;
+
     /// Number of entries of `CURSORS`, a power of two.
     pub const CURSORS: u32 = 16384;
 
@@ -54,6 +74,48 @@ pub struct BackendKey {
     pub service: u32,
     /// 0 to `Service::backends - 1`.
     pub slot: u32,
+}
+
+/// Value of `TABLES`, keyed by [`Service::table`]: which slot each hash leads to. With weights a backend stands in it as
+/// often as it weighs; algorithms other than Maglev then draw from the table, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Table {
+    /// Slots of `BACKENDS`.
+    pub slots: [u16; Table::SIZE],
+    /// Zero.
+    pub _pad: u16,
+}
+
+impl Table {
+    /// Entries, a prime: with 100 backends each gets its share to within 5 %.
+    pub const SIZE: usize = 2039;
+}
+
+/// Data of the keys in the LPM trie `RANGES`; prefix lengths count the service's 32 bits and, for IPv4, 96 more.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RangeKey {
+    /// [`Service::id`].
+    pub service: crate::Be32,
+    /// The client's address.
+    pub addr: Addr,
+}
+
+/// Key of `LOADS`: how many connections a backend has open through a service.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LoadKey {
+    /// Where the backend listens.
+    pub addr: Addr,
+    /// The port it listens on.
+    pub port: Be16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub _pad: u8,
+    /// [`Service::id`].
+    pub service: u32,
 }
 
 /// Value of `BACKENDS`.
@@ -125,6 +187,6 @@ pub struct SocketValue {
     pub port: Be16,
     /// Zero.
     pub _pad: u16,
-    /// For `CHOICE` the backend's slot.
+    /// For `CHOICE` the backend's slot; for `REPLY` the [`Service::id`] if the connection counts in `LOADS`, else 0.
     pub slot: u32,
 }
