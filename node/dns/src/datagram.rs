@@ -114,6 +114,18 @@ impl Datagrams {
         Ok(Datagrams { socket })
     }
 
+    /// Takes a socket that [`Datagrams::bind`] made in another process.
+    #[must_use]
+    pub fn from_socket(socket: OwnedFd) -> Datagrams {
+        Datagrams { socket }
+    }
+
+    /// The socket alone, to hand it on.
+    #[must_use]
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket
+    }
+
     /// The address it is bound to.
     ///
     /// # Errors
@@ -206,7 +218,7 @@ impl Datagrams {
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Ends a [`Datagrams::receive`] that waits, now and from now on.
+    /// Ends a [`Datagrams::receive`] that waits, now and from now on, in every process that holds the socket.
     pub fn wake(&self) {
         // Linux wakes the readers of an unconnected UDP socket although it then says ENOTCONN (inet_shutdown).
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);

@@ -2,7 +2,8 @@
 //!
 //! Follows the Kubernetes DNS specification 1.1.0 and, where that is silent, CoreDNS. [`zone`] is the index, [`answer`]
 //! makes octets of it, [`cache`] keeps what upstream servers said; these are pure. [`watch`] fills the index,
-//! [`forward`] asks, [`serve`] holds the sockets.
+//! [`forward`] asks, [`serve`] holds the sockets, [`supervise`] keeps them over a
+//! crash.
 //!
 //! Questions about the cluster and cached ones never leave the thread that received them. Before all lists are in,
 //! queries wait in the sockets' queues, so that a restart is a pause for clients and no failure.
@@ -18,6 +19,7 @@ pub mod name;
 pub mod resolve;
 pub mod serve;
 pub mod settings;
+pub mod supervise;
 pub mod watch;
 pub mod zone;
 
@@ -56,6 +58,9 @@ pub enum Error {
     /// There are no usable credentials for the API server.
     #[error("credentials for the API server: {0}")]
     Credentials(String),
+    /// The sockets could not be handed from parent to child.
+    #[error("handing sockets on: {0}")]
+    Sockets(io::Error),
     /// The sockets could not be served.
     #[error("serving: {0}")]
     Serve(io::Error),
@@ -75,9 +80,16 @@ pub enum Error {
 /// [`Error`] when it cannot be started.
 pub async fn run(args: Args, shutdown: CancellationToken) -> Result<(), Error> {
     let start = Instant::now();
-    let sockets = Sockets::bind(&args.listen)?;
+    let sockets = match supervise::inherited().map_err(Error::Sockets)? {
+        Some((datagrams, listeners)) => Sockets::inherit(datagrams, listeners),
+        None => Sockets::bind(&args.listen)?,
+    };
     let listening = sockets.addresses();
-    tracing::info!(addresses = ?listening, domain = %args.domain, "bound");
+    tracing::info!(addresses = ?listening, domain = %args.domain, "listening");
+    if args.supervise && std::env::var_os(supervise::SOCKETS).is_none() {
+        let (datagrams, listeners) = sockets.into_parts();
+        return supervise::run(&datagrams, &listeners, shutdown).await.map_err(Error::Sockets);
+    }
     let client = client(args.kubeconfig.clone()).await?;
     let lists: Vec<_> = watch::LISTS.into_iter().chain([watch::CONFIG_LIST]).collect();
     let metrics = Arc::new(Metrics::new(&lists));

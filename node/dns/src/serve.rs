@@ -26,9 +26,12 @@ const IDLE: Duration = Duration::from_secs(10);
 const MAX_THREADS: usize = 4;
 
 /// Bound sockets, not yet served: what comes in waits.
+#[derive(Default)]
 pub struct Sockets {
     datagrams: Vec<Arc<Datagrams>>,
     listeners: Vec<StdListener>,
+    /// A parent holds them too.
+    shared: bool,
 }
 
 /// An address could not be bound.
@@ -51,7 +54,7 @@ impl Sockets {
     /// [`ListenError`]; but where the machine has no IPv6, an unspecified IPv6 address beside an IPv4 one is left out
     /// with a word in the log.
     pub fn bind(addresses: &[SocketAddr]) -> Result<Sockets, ListenError> {
-        let mut sockets = Sockets { datagrams: Vec::new(), listeners: Vec::new() };
+        let mut sockets = Sockets::default();
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         for address in addresses {
             let beside_v4 = addresses.iter().any(SocketAddr::is_ipv4) && address.ip().is_unspecified();
@@ -64,6 +67,21 @@ impl Sockets {
             }
         }
         Ok(sockets)
+    }
+
+    /// Takes the sockets that a parent bound.
+    #[must_use]
+    pub fn inherit(datagrams: Vec<OwnedFd>, listeners: Vec<OwnedFd>) -> Sockets {
+        let datagrams = datagrams.into_iter().map(|socket| Arc::new(Datagrams::from_socket(socket)));
+        let listeners = listeners.into_iter().map(StdListener::from);
+        Sockets { datagrams: datagrams.collect(), listeners: listeners.collect(), shared: true }
+    }
+
+    /// The sockets alone, UDP and TCP, to hand them on.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
+        let datagrams = self.datagrams.into_iter().filter_map(Arc::into_inner).map(Datagrams::into_socket);
+        (datagrams.collect(), self.listeners.into_iter().map(OwnedFd::from).collect())
     }
 
     fn bind_one(&mut self, address: SocketAddr, threads: usize) -> Result<(), ListenError> {
@@ -120,6 +138,10 @@ impl Sockets {
         }
         shutdown.cancelled().await;
         stop.cancel();
+        if self.shared {
+            // Waking the threads would close the sockets for the next child as well: the process ends under them.
+            return Ok(());
+        }
         self.datagrams.iter().for_each(|socket| socket.wake());
         tokio::task::block_in_place(|| {
             // A thread that panicked has said so.

@@ -11,6 +11,10 @@ pub struct Args {
     /// Address to answer on, UDP and TCP (may be repeated).
     #[arg(long, default_values = ["0.0.0.0:10053", "[::]:10053"])]
     pub listen: Vec<SocketAddr>,
+    /// Hold the sockets and run the server as a child that is started again whenever it ends: clients see a pause, no
+    /// failure.
+    #[arg(long)]
+    pub supervise: bool,
     /// DNS domain of the cluster.
     #[arg(long, env = "FAIRLEAD_CLUSTER_DOMAIN", default_value = "cluster.local", value_parser = domain)]
     pub domain: Name,
