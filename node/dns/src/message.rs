@@ -451,7 +451,7 @@ mod tests {
             ("a label of 64", edit(12, 64), formerr),
             ("more records than there are", edit(11, 2), formerr),
             ("65,280 answers", edit(6, 255), formerr),
-            ("an OPT that is not the root's", edit(25, 0xc0), formerr),
+            ("an OPT that is not the root's", octets(&[&b"\x01a"[..], &opt].concat()), formerr),
         ] {
             assert_eq!(Query::read(&bytes).err(), expected, "{what}");
         }

@@ -240,7 +240,7 @@ impl Scrape {
             MetricType::Histogram,
         )?;
         for (path, latency) in [("memory", &self.metrics.memory), ("upstream", &self.metrics.upstream)] {
-            let bounds = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+            let bounds = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
             let counts = latency.buckets.iter().map(|counter| counter.load(Ordering::Relaxed));
             let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
             let total = buckets.iter().map(|(_, count)| count).sum();
@@ -335,8 +335,8 @@ mod tests {
             r#"fairlead_dns_request_duration_seconds_bucket{le="0.000025",path="memory"} 0"#,
             r#"fairlead_dns_request_duration_seconds_bucket{le="0.00005",path="memory"} 2"#,
             r#"fairlead_dns_request_duration_seconds_bucket{le="+Inf",path="upstream"} 1"#,
-            "fairlead_dns_cache_entries 0",
-            "fairlead_dns_ready 0",
+            "fairlead_dns_cache_entries{} 0",
+            "fairlead_dns_ready{} 0",
         ] {
             assert!(text.lines().any(|one| one == line), "no {line} in\n{text}");
         }

@@ -199,7 +199,10 @@ pub fn reverse(asked: &Asked) -> Option<IpAddr> {
         let mut octets = [0; 4];
         for (i, octet) in octets.iter_mut().enumerate() {
             let label = asked.labels(3 - i, 4 - i).get(1..)?;
-            if label.is_empty() || label.len() > 3 || (label.len() > 1 && label.first() == Some(&b'0')) {
+            // Numbers as they are written: no sign, no zero before them.
+            let plain =
+                label.iter().all(u8::is_ascii_digit) && (label.len() == 1 || label.first() != Some(&b'0'));
+            if !plain || label.len() > 3 {
                 return None;
             }
             *octet = std::str::from_utf8(label).ok()?.parse().ok()?;
