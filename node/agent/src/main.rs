@@ -1,4 +1,4 @@
-//! The node's one binary: `fairlead-node kubelet` and `fairlead-node dataplane`.
+//! The node's one binary: `fairlead-node kubelet`, `fairlead-node dataplane` and `fairlead-node dns`.
 
 use std::process::ExitCode;
 
@@ -21,6 +21,8 @@ enum Part {
     Kubelet(fairlead_kubelet::Args),
     /// Keeps the node's eBPF programs and maps in step with the API.
     Dataplane(fairlead_dataplane::Args),
+    /// Answers the cluster's names, and asks upstream servers for all others.
+    Dns(fairlead_dns::Args),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +66,7 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         match cli.part {
             Part::Kubelet(args) => fairlead_kubelet::run(args, shutdown).await.context("kubelet"),
             Part::Dataplane(args) => fairlead_dataplane::run(args, shutdown).await.context("dataplane"),
+            Part::Dns(args) => fairlead_dns::run(args, shutdown).await.context("dns"),
         }
     })
 }

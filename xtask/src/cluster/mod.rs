@@ -24,6 +24,9 @@ pub const OUTSIDE_GATEWAY: &str = "172.31.0.1";
 pub const OUTSIDE_ADDRESS: &str = "172.31.0.2";
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16";
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+/// Tenth address of the Services' range, as kubeadm and its kin give it.
+pub const CLUSTER_DNS: &str = "10.96.0.10";
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// The name under which `node` and `outside` find the host outside.
 pub const OUTSIDE: &str = "outside";
 /// Clusters that exist on this machine, one folder each.
