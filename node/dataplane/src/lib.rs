@@ -4,6 +4,7 @@
 //! writes them; [`link`] loads and pins programs; [`engine`] holds all of it and takes changes in order; [`server`]
 //! answers the CNI plugin.
 
+pub mod announce;
 pub mod bpf;
 pub mod conntrack;
 pub mod endpoints;
@@ -143,6 +144,9 @@ pub async fn run_with(
     let (sweeper, gone) = mpsc::channel(conntrack::QUEUE);
     status.sweep_by(sweeper);
     tokio::spawn(conntrack::collect(status.clone(), gone, stop.clone()));
+    if settings.announce {
+        tokio::spawn(announce::run(status.clone(), sender.clone(), stop.clone()));
+    }
     tokio::spawn(service::health::serve(status.checks(), status.clone(), stop.clone()));
     let socket = settings.run_dir.join(fairlead_cni::protocol::SOCKET);
     tokio::select! {

@@ -72,6 +72,10 @@ pub struct Args {
     /// Destinations outside the cluster that pods reach with their own address. Can be given more than once.
     #[arg(long, env = "FAIRLEAD_NON_MASQUERADE_CIDR", value_delimiter = ',')]
     pub non_masquerade_cidr: Vec<IpNet>,
+    /// Whether addresses of load balancers that lie in the uplink's own network are answered for by ARP and neighbour
+    /// discovery, each by one node.
+    #[arg(long, env = "FAIRLEAD_ANNOUNCE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub announce_load_balancers: bool,
     /// Where /metrics and /healthz are served; port 0 chooses a free one.
     #[arg(long, default_value = "127.0.0.1:9962")]
     pub metrics_address: SocketAddr,
@@ -115,6 +119,8 @@ pub struct Settings {
     pub node_ports: NodePorts,
     /// Destinations outside the cluster that pods reach with their own address.
     pub direct: Vec<IpNet>,
+    /// Whether addresses of load balancers are answered for.
+    pub announce: bool,
     /// Where /metrics and /healthz are served.
     pub metrics_address: SocketAddr,
     /// Whether the CNI configuration and plugin are written when the dataplane is ready.
@@ -148,6 +154,7 @@ impl Args {
             load_balancing: self.load_balancing,
             node_ports: node_ports(&self.nodeport_addresses)?,
             direct: self.non_masquerade_cidr.iter().map(IpNet::trunc).collect(),
+            announce: self.announce_load_balancers,
             metrics_address: self.metrics_address,
             install_cni: true,
         })

@@ -94,6 +94,9 @@ pub struct ServiceTable {
     adopted: HashMap<u32, Vec<Backend>>,
     checks: Checks,
     checks_changed: bool,
+    /// Services that have addresses of a load balancer.
+    balanced: BTreeSet<Key>,
+    balancers_changed: bool,
 }
 
 impl ServiceTable {
@@ -120,6 +123,8 @@ impl ServiceTable {
             adopted,
             checks: Checks::new(),
             checks_changed: false,
+            balanced: BTreeSet::new(),
+            balancers_changed: true,
         }
     }
 
@@ -260,6 +265,12 @@ impl ServiceTable {
         let (wanted, names) = self.entries(key, &previous);
         let change = difference(&previous, &wanted);
         self.settle_check(key);
+        let was = self.balanced.remove(key);
+        let is = self.services.get(key).is_some_and(|service| !service.balancer_ips.is_empty());
+        if is {
+            self.balanced.insert(key.clone());
+        }
+        self.balancers_changed |= was || is;
         self.backend_count = self.backend_count + wanted.backends() - previous.backends();
         for frontend in previous.frontends.keys().filter(|frontend| !wanted.frontends.contains_key(frontend))
         {
@@ -312,6 +323,25 @@ impl ServiceTable {
             }
         }
         (building.entries, building.names)
+    }
+
+    /// Whether the answer of [`Self::balancers`] may have changed since this was last asked.
+    pub fn balancers_changed(&mut self) -> bool {
+        std::mem::take(&mut self.balancers_changed)
+    }
+
+    /// Every load balancer address, with the only nodes that may answer for it: those with a ready backend, when its
+    /// traffic must stay on the node that takes it.
+    pub fn balancers(&self) -> impl Iterator<Item = (IpAddr, Option<BTreeSet<&str>>)> {
+        self.balanced.iter().filter_map(|key| self.services.get(key)).flat_map(|service| {
+            let nodes = service.external_local.then(|| {
+                let slices = self.slices_of.get(&service.key).into_iter().flatten();
+                let endpoints =
+                    slices.filter_map(|key| self.slices.get(key)).flat_map(|slice| &slice.endpoints);
+                endpoints.filter(|endpoint| endpoint.ready).map(|endpoint| endpoint.node.as_str()).collect()
+            });
+            service.balancer_ips.iter().map(move |address| (*address, nodes.clone()))
+        })
     }
 
     /// Keeps the Service's health check port, if it has one, in step with its backends here.
