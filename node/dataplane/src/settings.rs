@@ -1,6 +1,9 @@
 //! Command-line flags of `fairlead-node dataplane` and their checked form.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
 use ipnet::IpNet;
@@ -24,7 +27,7 @@ pub enum OverlayMode {
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     /// Name of this node's Node object.
-    #[arg(long, env = "NODE_NAME")]
+    #[arg(long, env = "NODE_NAME", default_value = "")]
     pub node_name: String,
     /// eBPF object with all programs.
     #[arg(long, default_value = "/usr/lib/fairlead/programs.o")]
@@ -140,7 +143,7 @@ impl Args {
         Ok(Settings {
             node_name: self.node_name,
             bpf_object: self.bpf_object,
-            pins: self.bpffs.join("fairlead"),
+            pins: pins(&self.bpffs),
             run_dir: self.run_dir,
             cni_conf_dir: self.cni_conf_dir,
             cni_bin_dir: self.cni_bin_dir,
@@ -159,6 +162,12 @@ impl Args {
             install_cni: true,
         })
     }
+}
+
+/// Where everything of a node is pinned in its bpffs.
+#[must_use]
+pub fn pins(bpffs: &Path) -> PathBuf {
+    bpffs.join("fairlead")
 }
 
 /// Reads --nodeport-addresses.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlead_abi::{ABI_VERSION, Endpoint, Rate, RateKey};
+use fairlead_abi::{ABI_VERSION, Endpoint, Rate, RateKey, map};
 use fairlead_cni::{
     netlink::Socket,
     protocol::{Answer, Request},
@@ -24,6 +24,7 @@ use crate::{
     Error, OverlayMode,
     announce::{Claims, rank::rank},
     endpoints::{Endpoints, Record},
+    inspect::{Entry, entry},
     link::{
         LinkError, Links,
         devices::{self, Underlay},
@@ -32,6 +33,7 @@ use crate::{
     maps::{
         Maps,
         carry::{self, Older},
+        prefix_key,
     },
     model::{Change, Family, Key, Kind, Pod, Rates},
     overlay::{self, Hop, NodeTable},
@@ -57,6 +59,8 @@ pub enum Command {
     Change(Change),
     /// The CNI plugin asks.
     Cni(Request, oneshot::Sender<Outcome>),
+    /// Somebody compares the maps with what should be in them.
+    Wanted(oneshot::Sender<Vec<Entry>>),
     /// The programs are to answer for a load balancer's address, or no more; told whether they do.
     Announce {
         /// The address.
@@ -217,6 +221,12 @@ impl Engine {
             for command in batch.drain(..) {
                 match command {
                     Command::Change(change) => self.change(change),
+                    Command::Wanted(answer) => {
+                        self.start_if_possible()?;
+                        self.settle()?;
+                        // Who asked may have gone away.
+                        let _ = answer.send(self.wanted());
+                    }
                     Command::Announce { address, on, done } => {
                         let outcome = self.maps.announce(address, on);
                         if let Err(error) = &outcome {
@@ -599,6 +609,29 @@ impl Engine {
             host_mac: attached.host_mac,
             _pad: 0,
         })
+    }
+
+    /// What should be in the maps, by the tables.
+    fn wanted(&self) -> Vec<Entry> {
+        if self.running.is_none() {
+            return Vec::new();
+        }
+        let mut entries = self.services.wanted();
+        entries.extend(self.nodes.wanted_entries());
+        for (prefix, number) in self.rules.identified() {
+            entries.push(Entry::new(
+                map::IDENTITIES,
+                entry::identity(&prefix_key(prefix), number),
+                "policies",
+            ));
+        }
+        for record in self.endpoints.iter() {
+            let Some(endpoint) = self.endpoint(record) else { continue };
+            let pod = record.key().to_string();
+            let shown = record.addresses().map(|address| entry::endpoint(address.into(), &endpoint));
+            entries.extend(shown.map(|shown| Entry::new(map::ENDPOINTS, shown, &pod)));
+        }
+        entries
     }
 
     /// Gives every pod of the node a new revision, so that established flows are evaluated again.

@@ -32,6 +32,9 @@ pub const CGROUP_HOOKS: [(&str, u32); 8] = [
 /// The hook at which a socket ends (`BPF_CGROUP_INET_SOCK_RELEASE`, since 5.9).
 const SOCK_RELEASE: (&str, u32) = (program::SOCK_RELEASE, 34);
 
+/// Entries of TABLES: one for each set of backends asked from outside. They take memory only as they are written.
+const TABLES: u32 = 16_384;
+
 /// Sizes of the maps whose size depends on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -76,6 +79,7 @@ impl Programs {
         ] {
             loader.map_max_entries(name, sizes.flows / share);
         }
+        loader.map_max_entries(map::TABLES, TABLES);
         let load_error = |source: Box<dyn std::error::Error + Send + Sync>| LinkError::Load {
             object: object.to_owned(),
             source,

@@ -203,12 +203,14 @@ impl Observed {
     }
 }
 
-fn prefix_key(prefix: IpNet) -> AddrPrefix {
+/// A prefix as keys of longest-prefix maps have it.
+pub(crate) fn prefix_key(prefix: IpNet) -> AddrPrefix {
     let mapped = if prefix.addr().is_ipv4() { 96 } else { 0 };
     AddrPrefix { length: mapped + u32::from(prefix.prefix_len()), addr: Addr::from(prefix.network()) }
 }
 
-fn range_key(service: u32, clients: IpNet) -> RangePrefix {
+/// Clients of a set as the keys of RANGES have them.
+pub(crate) fn range_key(service: u32, clients: IpNet) -> RangePrefix {
     let AddrPrefix { length, addr } = prefix_key(clients);
     RangePrefix { length: 32 + length, key: RangeKey { service: Be32::new(service), addr } }
 }

@@ -6,10 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_abi::Node as Flags;
+use fairlead_abi::{Node as Flags, Route, map};
 use ipnet::IpNet;
 
 use crate::{
+    inspect::{Entry, entry},
+    maps::prefix_key,
     model::{Family, Node},
     policy::identity,
 };
@@ -152,6 +154,19 @@ impl NodeTable {
     #[must_use]
     pub fn is_nodes(&self, address: IpAddr) -> bool {
         self.planned.addresses.contains_key(&address)
+    }
+
+    /// What the maps should say, for people.
+    #[must_use]
+    pub fn wanted_entries(&self) -> Vec<Entry> {
+        let nodes = self.planned.addresses.iter().map(|(address, flags)| {
+            Entry::new(map::NODES, entry::node((*address).into(), &Flags { flags: *flags }), "nodes")
+        });
+        let routes = self.planned.routes.iter().map(|(cidr, hop)| {
+            let route = Route { node: hop.node.into(), flags: 0 };
+            Entry::new(map::ROUTES, entry::route(&prefix_key(*cidr), &route), "nodes")
+        });
+        nodes.chain(routes).collect()
     }
 
     /// Names of every node.

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_abi::{Addr, Backend, Be16, Service as Frontend};
+use fairlead_abi::{Addr, Backend, BackendKey, Be16, Service as Frontend, map};
 
 pub use super::entries::{Gone, ServiceChange};
 use super::{
@@ -18,6 +18,8 @@ use super::{
     reach::{Candidate, Place, reachable},
 };
 use crate::{
+    inspect::{Entry, entry},
+    maps::range_key,
     model::{Algorithm, EndpointSlice, Family, Key, Protocol, Service, ServicePort},
     policy::identity::{Canonical, Numbers},
 };
@@ -323,6 +325,34 @@ impl ServiceTable {
             }
         }
         (building.entries, building.names)
+    }
+
+    /// What the maps should say, for people.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<Entry> {
+        let mut shown = Vec::new();
+        for (key, entries) in &self.planned {
+            let owner = key.to_string();
+            let mut show = |map: &str, entry: (String, String)| shown.push(Entry::new(map, entry, &owner));
+            for (frontend, value) in &entries.frontends {
+                show(map::SERVICES, entry::frontend(&frontend.wire(), value));
+            }
+            for (number, set) in &entries.sets {
+                for (slot, backend) in set.backends.iter().enumerate() {
+                    let key = BackendKey { service: *number, slot: slot as u32 };
+                    show(map::BACKENDS, entry::backend(&key, backend));
+                }
+                let table = set.weights.as_ref().and_then(|weights| maglev::table(&set.backends, weights));
+                if let Some(table) = table {
+                    show(map::TABLES, entry::table(*number, &table));
+                }
+            }
+            for (number, clients) in &entries.ranges {
+                let prefix = range_key(*number, *clients);
+                show(map::RANGES, entry::range(prefix.length, &prefix.key));
+            }
+        }
+        shown
     }
 
     /// Whether the answer of [`Self::balancers`] may have changed since this was last asked.
