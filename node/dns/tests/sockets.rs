@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 /// A server with the names the tests ask for, stopped when it is dropped.
 struct Server {
     address: SocketAddr,
+    zone: Arc<RwLock<Zone>>,
     forwarder: Arc<Forwarder>,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -60,7 +61,8 @@ impl Server {
         let address = sockets.addresses()[0];
         let config = Config { upstreams: upstreams.to_vec(), ..Config::default() };
         let forwarder = Arc::new(Forwarder::new(Routes::new(&config, &[], |_| false)));
-        let resolver = Resolver { zone: Arc::new(RwLock::new(zone())), forwarder: forwarder.clone() };
+        let zone = Arc::new(RwLock::new(zone()));
+        let resolver = Resolver { zone: zone.clone(), forwarder: forwarder.clone() };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
@@ -68,7 +70,7 @@ impl Server {
             let serving = sockets.serve(resolver, Arc::new(Metrics::new(&[])), stopped);
             runtime.expect("a runtime").block_on(serving).expect("it serves");
         });
-        Server { address, forwarder, stop, thread: Some(thread) }
+        Server { address, zone, forwarder, stop, thread: Some(thread) }
     }
 
     fn udp(&self, octets: &[u8]) -> Option<Vec<u8>> {
@@ -352,4 +354,80 @@ fn two_servers_share_a_port_while_one_replaces_the_other() {
     let first = Server::start(&[]);
     let second = Sockets::bind(&[first.address]).expect("the port is shared");
     assert_eq!(second.addresses(), [first.address]);
+}
+
+/// Nanoseconds that the threads answering datagrams have run, in this process.
+fn answering_nanoseconds() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("a folder").flatten();
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let answering = tasks.filter(|task| read(task.path().join("comm")).starts_with("dns-udp"));
+    let ran = answering.map(|task| read(task.path().join("schedstat")));
+    ran.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Answers, and their latencies in microseconds, of one socket that keeps 32 questions under way.
+fn load(server: SocketAddr, queries: &[Vec<u8>], time: Duration) -> Vec<u32> {
+    const WINDOW: usize = 32;
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.connect(server).expect("a route");
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    let (start, mut latencies) = (std::time::Instant::now(), Vec::new());
+    let mut sent = [start; WINDOW];
+    let mut buffer = [0; 2048];
+    let mut next = 0;
+    let mut send = |slot: usize, sent: &mut [std::time::Instant]| {
+        let mut query = queries[next % queries.len()].clone();
+        next += 1;
+        query[..2].copy_from_slice(&[0, slot as u8]);
+        sent[slot] = std::time::Instant::now();
+        socket.send(&query).expect("it is sent");
+    };
+    (0..WINDOW).for_each(|slot| send(slot, &mut sent));
+    while start.elapsed() < time {
+        let length = socket.recv(&mut buffer).expect("an answer");
+        assert!(length > 12 && buffer[3] & 0x0f == 0 && buffer[7] > 0, "{:?}", &buffer[..length]);
+        let slot = usize::from(buffer[1]);
+        latencies.push(u32::try_from(sent[slot].elapsed().as_micros()).unwrap_or(u32::MAX));
+        send(slot, &mut sent);
+    }
+    latencies
+}
+
+/// `cargo test --release -p fairlead-dns --test sockets -- --ignored --nocapture`: one client socket is served by one
+/// thread, so by at most one core.
+#[test]
+#[ignore = "measures, and wants the machine for itself"]
+fn answers_per_second_on_one_core() {
+    let upstream = upstream();
+    let server = Server::start(&[upstream.address]);
+    for i in 0..10_000_u32 {
+        let key = ServiceKey::new("demo", &format!("s{i}")).expect("a key");
+        let target = Target::Cluster(vec![IpAddr::from((0x0a60_1000 + i).to_be_bytes())]);
+        let service = Service { target, ports: vec![], publish_not_ready: false };
+        server.zone.write().service(&key, service);
+    }
+    let names = |of: &dyn Fn(u32) -> String| -> Vec<Vec<u8>> {
+        (0..1000).map(|i| query(&of(i), RecordType::A, Some(1232))).collect()
+    };
+    let cluster = names(&|i| format!("s{}.demo.svc.cluster.local.", i * 10));
+    let cached = names(&|i| format!("n{i}.example."));
+    for octets in &cached {
+        server.udp(octets).expect("an answer");
+    }
+    for (what, queries) in [("cluster names", &cluster), ("cached names", &cached)] {
+        for _ in 0..5 {
+            let (before, time) = (answering_nanoseconds(), Duration::from_secs(2));
+            let mut latencies = load(server.address, queries, time);
+            let busy = (answering_nanoseconds() - before) as f64 / 1e9;
+            latencies.sort_unstable();
+            let count = latencies.len();
+            println!(
+                "{what}: {:.0} answers/s, {:.0} for each second of the answering core, p50 {} us, p99 {} us",
+                count as f64 / time.as_secs_f64(),
+                count as f64 / busy,
+                latencies[count / 2],
+                latencies[count * 99 / 100]
+            );
+        }
+    }
 }
