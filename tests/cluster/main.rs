@@ -4,8 +4,11 @@
 //! test -p fairlead-tests --test cluster` uses the one that `cargo xtask up` made.
 
 mod bad_input;
+mod dual_stack;
 mod harness;
 mod kubectl;
+mod load_balancer;
+mod plane;
 mod policy;
 mod recovery;
 mod services;
