@@ -116,6 +116,7 @@ fn on_cluster(steps: &Steps, workspace: &Path, args: &Args, store: Backend) -> a
         cluster: cluster::Name { name: CLUSTER.into() },
         nodes: 2,
         store,
+        dual_stack: false,
         no_demo: true,
         consent: args.consent,
     };
