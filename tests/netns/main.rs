@@ -1,13 +1,14 @@
 //! Real traffic between namespaces through the real dataplane: what a test run of a program cannot show (sockets,
 //! redirects, devices, restarts). Needs root; without it, every test fails.
 
+mod dual;
 mod talk;
 mod world;
 
 use std::{
     collections::HashMap,
     fs, io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     sync::{
         Arc,
@@ -16,20 +17,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fairlead_cni::netlink;
 use fairlead_dataplane::{
     bpf,
-    model::{NamedPort, Protocol},
+    maps::{Observed, carry},
+    model::{Change, Key, NamedPort, Protocol, Service, ServicePort},
 };
 use serde_json::json;
 
 use talk::{Server, connect, connect_within, datagram, exchange, reaches};
 use world::{DEADLINE, OUTSIDE, TestPod, World};
 
-fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(address, port)
+fn at(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
 }
 
-fn address(text: &str) -> Ipv4Addr {
+fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
@@ -103,7 +106,7 @@ fn a_service_without_backends_refuses_at_once() {
     let client = world.pod(0, "one", "client", &[]);
     world.service("empty", "10.96.0.20", Protocol::Tcp, 30020, 8080, &[]);
     world.service("empty-udp", "10.96.0.21", Protocol::Udp, 0, 8080, &[]);
-    let check = |space: &world::Space, to: SocketAddrV4, what: &str| {
+    let check = |space: &world::Space, to: SocketAddr, what: &str| {
         let began = Instant::now();
         let error = connect_within(space, to, DEADLINE).expect_err("nobody is there");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{what}: {error}");
@@ -306,6 +309,159 @@ fn a_restarted_dataplane_loses_no_byte_and_opens_nothing() {
 }
 
 #[test]
+fn a_changed_map_layout_cuts_no_connection_and_opens_nothing() {
+    let mut world = World::new();
+    let web = world.pod(0, "one", "web", &[("app", "web")]);
+    let client = world.pod(1, "one", "client", &[("role", "friend")]);
+    let stranger = world.pod(0, "one", "stranger", &[]);
+    let _servers = [Server::new(&web.space, "web", 8080), Server::new(&world.outside, "outside", 8080)];
+    world.service("web", "10.96.0.61", Protocol::Tcp, 30061, 8080, &[&web]);
+    let from = json!({"from": [{"podSelector": {"matchLabels": {"role": "friend"}}},
+                               {"ipBlock": {"cidr": "192.0.2.0/24"}}, {"ipBlock": {"cidr": "10.244.1.1/32"}}]});
+    world.policy("one", "p", json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [from]}));
+    // Translated at the socket, at the other node's uplink with a source of that node's, and by masquerade.
+    let streams = [
+        connect(&client.space, at(address("10.96.0.61"), 80)).0,
+        connect(&world.outside, at(world.nodes[1].address, 30061)).0,
+        connect(&stranger.space, at(OUTSIDE, 8080)).0,
+    ];
+    let stop = Arc::new(AtomicBool::new(false));
+    let rounds: [Arc<AtomicU64>; 3] = Default::default();
+    let talkers: Vec<_> = streams
+        .into_iter()
+        .zip(&rounds)
+        .map(|(stream, count)| {
+            let (flag, count) = (stop.clone(), count.clone());
+            std::thread::spawn(move || {
+                while !flag.load(Ordering::Relaxed) {
+                    exchange(&stream, 1 << 16);
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let (flag, space, to) = (stop.clone(), stranger.space.clone(), at(web.address, 8080));
+    let knocker = std::thread::spawn(move || {
+        let mut opened = 0;
+        while !flag.load(Ordering::Relaxed) {
+            opened += u32::from(connect_within(&space, to, Duration::from_millis(100)).is_ok());
+        }
+        opened
+    });
+    for node in 0..2 {
+        world.kill(node);
+        // The maps that the attached programs use become those of an older layout; what that one has otherwise is not
+        // there to be read.
+        let pins = world.nodes[node].settings.pins.clone();
+        let (old, new) = (pins.join("maps_v1"), pins.join("maps_v2"));
+        fs::rename(&new, &old).expect("a directory of pins");
+        for name in ["SERVICES", "FRAGMENTS", "TABLES", "RANGES", "LOADS", "DIRECT", "ANNOUNCED", "RATES"] {
+            let _ = fs::remove_file(old.join(name));
+        }
+        world.start(node);
+        assert!(new.exists() && !old.exists(), "the older maps are unpinned once nothing uses them");
+    }
+    let before = rounds.each_ref().map(|count| count.load(Ordering::Relaxed));
+    let began = Instant::now();
+    while rounds.iter().zip(before).any(|(count, before)| count.load(Ordering::Relaxed) < before + 2) {
+        assert!(began.elapsed() < DEADLINE, "a connection did not survive: {rounds:?} after {before:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    stop.store(true, Ordering::Relaxed);
+    for talker in talkers {
+        talker.join().expect("no byte was lost");
+    }
+    assert_eq!(knocker.join().expect("the stranger"), 0, "nothing was open, not even for a moment");
+}
+
+#[test]
+fn datagram_flows_to_a_backend_that_leaves_are_forgotten_at_once() {
+    let mut world = World::new();
+    let client = world.pod(0, "one", "client", &[]);
+    let backends = [world.pod(0, "one", "left", &[]), world.pod(0, "one", "stays", &[])];
+    let _servers = [0, 1].map(|index| Server::new(&backends[index].space, &backends[index].key.name, 8080));
+    let all = [&backends[0], &backends[1]];
+    world.service("dns", "10.96.0.70", Protocol::Udp, 30070, 8080, &all);
+    world.service("web", "10.96.0.71", Protocol::Tcp, 30071, 8080, &all[..1]);
+    let to = at(world.nodes[0].address, 30070);
+    for _ in 0..32 {
+        datagram(&world.outside, to, true).expect("an answer to the outside");
+        // Two, so that neither client always gets the same backend of the two that take turns.
+        for _ in 0..2 {
+            datagram(&client.space, at(address("10.96.0.70"), 80), false).expect("an answer to the pod");
+        }
+    }
+    let (stream, seen) = connect(&world.outside, at(world.nodes[0].address, 30071));
+    assert_eq!(seen.server, "left");
+    let maps = Observed::open(&carry::directory(&world.nodes[0].settings.pins, fairlead_abi::ABI_VERSION))
+        .expect("the maps");
+    // Entries that lead to the backend: translations and sockets of datagrams, translations of TCP.
+    let entries = || {
+        let left = fairlead_abi::Addr::from(backends[0].address);
+        let (mut datagrams, mut sockets, mut tcp) = (0, 0, 0);
+        let each = |key: fairlead_abi::NatKey, value: fairlead_abi::NatValue| {
+            if value.dst == left && key.kind == fairlead_abi::NatKey::SERVICE {
+                *(if key.proto == 17 { &mut datagrams } else { &mut tcp }) += 1;
+            }
+        };
+        maps.nat.for_each(each).expect("the translations");
+        let each = |key: fairlead_abi::SocketKey, value: fairlead_abi::SocketValue| {
+            sockets += i32::from(key.proto == 17 && (key.addr == left || value.addr == left));
+        };
+        maps.sockets.for_each(each).expect("the sockets");
+        (datagrams, sockets, tcp)
+    };
+    let (datagrams, sockets, tcp) = entries();
+    assert!(datagrams > 0 && sockets > 0 && tcp == 1, "{datagrams} {sockets} {tcp}");
+    world.service("dns", "10.96.0.70", Protocol::Udp, 30070, 8080, &all[1..]);
+    world.service("web", "10.96.0.71", Protocol::Tcp, 30071, 8080, &all[1..]);
+    let began = Instant::now();
+    while entries() != (0, 0, 1) {
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?} stay", entries());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    exchange(&stream, 1 << 16);
+    for _ in 0..8 {
+        assert_eq!(datagram(&world.outside, to, true).expect("an answer").server, "stays");
+    }
+}
+
+#[test]
+fn a_health_check_port_says_whether_this_node_has_backends() {
+    let mut world = World::new();
+    let pod = world.pod(0, "one", "web", &[]);
+    world.service("web", "10.96.0.72", Protocol::Tcp, 0, 8080, &[&pod]);
+    world.send(Change::Service(Service {
+        cluster_ips: vec![address("10.96.0.72")],
+        ports: vec![ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, node_port: 30072 }],
+        external_local: true,
+        health_check_node_port: 32072,
+        ..Service::new(Key::new("one", "web"))
+    }));
+    world.settle();
+    for (node, expected) in [(0, "HTTP/1.1 200 OK"), (1, "HTTP/1.1 503 Service Unavailable")] {
+        let to = at(world.nodes[node].address, 32072);
+        let ask = || {
+            world.outside.run(|| -> io::Result<String> {
+                let mut stream = std::net::TcpStream::connect_timeout(&to, DEADLINE)?;
+                io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+                io::read_to_string(stream)
+            })
+        };
+        let began = Instant::now();
+        let answer = loop {
+            match ask() {
+                Ok(answer) => break answer,
+                Err(error) => assert!(began.elapsed() < DEADLINE, "node {node}: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert!(answer.starts_with(expected), "node {node}: {answer}");
+        assert!(answer.contains(&format!("x-load-balancing-endpoint-weight: {}\r\n", 1 - node)), "{answer}");
+    }
+}
+
+#[test]
 fn cni_is_idempotent_and_leaves_nothing() {
     let mut world = World::new();
     let pod = world.pod(0, "one", "pod", &[]);
@@ -324,13 +480,40 @@ fn cni_is_idempotent_and_leaves_nothing() {
     }
     assert!(world.cni(&pod, "CHECK").is_err(), "CHECK says that it is gone");
     let left = world.nodes[0].space.run(|| {
-        let links =
-            fairlead_cni::netlink::Socket::open().and_then(|mut socket| socket.links()).expect("links");
+        let links = netlink::Socket::open().and_then(|mut socket| socket.links()).expect("links");
         links.into_iter().filter(|link| link.name.starts_with("flp")).count()
     });
     assert_eq!(left, 0, "no veth stays");
     let again = world.pod(0, "one", "pod", &[]);
     assert_ne!(again.address, pod.address, "an address rests before it is given again");
+}
+
+#[test]
+fn a_dual_stack_pod_gets_both_addresses_and_gives_them_back() {
+    let mut world = World::dual();
+    let pod = world.pod(1, "one", "pod", &[]);
+    assert_eq!((pod.address, pod.v6), (address("10.244.1.2"), Some(address("fd00:10:244:1::2"))));
+    world.cni(&pod, "CHECK").expect("CHECK");
+    let subnet = fs::read_to_string(world.nodes[1].settings.run_dir.join("subnet.env")).expect("subnet.env");
+    assert!(subnet.contains("FAIRLEAD_IPV6_SUBNET=fd00:10:244:1::1/64\n"), "{subnet}");
+    let routes = |world: &World| -> Vec<String> {
+        let routes =
+            world.nodes[1].space.run(|| netlink::Socket::open().and_then(|mut socket| socket.routes()));
+        routes
+            .expect("routes")
+            .iter()
+            .map(|route| format!("{}/{}", route.destination, route.prefix))
+            .collect()
+    };
+    for expected in ["10.244.1.2/32", "fd00:10:244:1::2/128", "10.244.0.0/24", "fd00:10:244::/64"] {
+        assert!(routes(&world).iter().any(|route| route == expected), "{expected}: {:?}", routes(&world));
+    }
+    // A restart takes up what is there, whichever family.
+    world.kill(1);
+    world.start(1);
+    world.cni(&pod, "CHECK").expect("CHECK after a restart");
+    world.cni(&pod, "DEL").expect("DEL");
+    assert!(world.cni(&pod, "CHECK").is_err(), "CHECK says that it is gone");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for a packet that should not arrive.
 const IMPATIENCE: Duration = Duration::from_millis(700);
 
-/// A server on TCP and UDP that says its name and the peer's address, then echoes. It ends when it is dropped.
+/// A server on TCP and UDP, over IPv4 and IPv6, that says its name and the peer's address, then echoes. It ends when it
+/// is dropped.
 pub struct Server {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -27,16 +28,24 @@ pub struct Server {
 
 impl Server {
     pub fn new(space: &Space, name: &str, port: u16) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let mut server = Server { stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
+        // Namespaces of the tests have `bindv6only` set, so that each family has sockets of its own.
+        for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
+            server.serve(space, name, SocketAddr::new(any, port));
+        }
+        server
+    }
+
+    fn serve(&mut self, space: &Space, name: &str, at: SocketAddr) {
         let (listener, socket) = space.run(|| {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a TCP listener");
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a UDP socket");
+            let listener = TcpListener::bind(at).expect("a TCP listener");
+            let socket = UdpSocket::bind(at).expect("a UDP socket");
             listener.set_nonblocking(true).expect("a non-blocking listener");
             socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
             (listener, socket)
         });
-        let (flag, who) = (stop.clone(), name.to_owned());
-        let tcp = space.spawn(move || {
+        let (flag, who) = (self.stop.clone(), name.to_owned());
+        self.threads.push(space.spawn(move || {
             while !flag.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((stream, peer)) => {
@@ -46,9 +55,9 @@ impl Server {
                     Err(_) => std::thread::sleep(Duration::from_millis(1)),
                 }
             }
-        });
-        let (flag, who) = (stop.clone(), name.to_owned());
-        let udp = space.spawn(move || {
+        }));
+        let (flag, who) = (self.stop.clone(), name.to_owned());
+        self.threads.push(space.spawn(move || {
             let mut buffer = [0; 2048];
             while !flag.load(Ordering::Relaxed) {
                 if let Ok((length, peer)) = socket.recv_from(&mut buffer) {
@@ -57,8 +66,7 @@ impl Server {
                     let _ = socket.send_to(&answer, peer);
                 }
             }
-        });
-        Server { stop, threads: vec![tcp, udp] }
+        }));
     }
 }
 
@@ -88,7 +96,7 @@ fn echo(mut stream: TcpStream, who: &str, peer: SocketAddr) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub server: String,
-    pub client: Ipv4Addr,
+    pub client: IpAddr,
 }
 
 fn parse(line: &str) -> Seen {
@@ -107,9 +115,9 @@ fn read_line(stream: &mut TcpStream) -> io::Result<String> {
 }
 
 /// Connects over TCP within `patience`; gives the stream and what the server said.
-pub fn connect_within(space: &Space, to: SocketAddrV4, patience: Duration) -> io::Result<(TcpStream, Seen)> {
+pub fn connect_within(space: &Space, to: SocketAddr, patience: Duration) -> io::Result<(TcpStream, Seen)> {
     space.run(|| {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::V4(to), patience)?;
+        let mut stream = TcpStream::connect_timeout(&to, patience)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let seen = parse(&read_line(&mut stream)?);
@@ -119,7 +127,7 @@ pub fn connect_within(space: &Space, to: SocketAddrV4, patience: Duration) -> io
 
 /// Connects over TCP, which must go well.
 #[track_caller]
-pub fn connect(space: &Space, to: SocketAddrV4) -> (TcpStream, Seen) {
+pub fn connect(space: &Space, to: SocketAddr) -> (TcpStream, Seen) {
     match connect_within(space, to, PATIENCE) {
         Ok(done) => done,
         Err(error) => panic!("TCP to {to}: {error}"),
@@ -127,14 +135,16 @@ pub fn connect(space: &Space, to: SocketAddrV4) -> (TcpStream, Seen) {
 }
 
 /// Whether TCP gets through.
-pub fn reaches(space: &Space, to: SocketAddrV4) -> bool {
+pub fn reaches(space: &Space, to: SocketAddr) -> bool {
     connect_within(space, to, IMPATIENCE).is_ok()
 }
 
 /// Sends one datagram from a new socket and waits for the answer; `connected` chooses connect() or sendto().
-pub fn datagram(space: &Space, to: SocketAddrV4, connected: bool) -> io::Result<Seen> {
+pub fn datagram(space: &Space, to: SocketAddr, connected: bool) -> io::Result<Seen> {
     space.run(|| {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let mut buffer = [0; 2048];
         let length = if connected {
@@ -144,7 +154,7 @@ pub fn datagram(space: &Space, to: SocketAddrV4, connected: bool) -> io::Result<
         } else {
             socket.send_to(b"ping", to)?;
             let (length, from) = socket.recv_from(&mut buffer)?;
-            assert_eq!(from, SocketAddr::V4(to), "the answer comes from where the question went");
+            assert_eq!(from, to, "the answer comes from where the question went");
             length
         };
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     fs,
     future::Future,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     pin::Pin,
@@ -22,20 +22,22 @@ use fairlead_cni::{
     netlink::{Address, LinkChange, Route, Socket, VethEnd},
     netns, plugin,
     protocol::{self, Answer, PodRef, Request},
+    sysctl,
 };
 use fairlead_dataplane::{
     OverlayMode, Settings,
     engine::{Command, QUEUE},
     link::remove_pins,
     model::{
-        Change, Endpoint, EndpointSlice, Key, Kind, Labels, NamedPort, Namespace, Node, Pod, Protocol,
-        Service, ServicePort, SlicePort,
+        Algorithm, Change, Endpoint, EndpointSlice, Key, Kind, Labels, NamedPort, Namespace, Node, Pod,
+        Protocol, Rates, Service, ServicePort, SlicePort,
     },
+    overlay::NodePorts,
     policy::spec::Policy,
     server::PodLookup,
     status::Status,
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +64,7 @@ impl Space {
         space.run(|| {
             let mut socket = Socket::open().expect("a netlink socket");
             socket.change_link(1, LinkChange { up: Some(true), ..LinkChange::default() }).expect("lo up");
+            sysctl::set("ipv6/bindv6only", "1").expect("sockets of one family");
         });
         space
     }
@@ -110,8 +113,9 @@ struct Agent {
 /// A node.
 pub struct TestNode {
     pub name: &'static str,
-    pub address: Ipv4Addr,
-    pub pod_cidr: Ipv4Net,
+    pub address: IpAddr,
+    pub v6: IpAddr,
+    pub pod_cidrs: Vec<IpNet>,
     pub space: Space,
     pub settings: Settings,
     agent: Option<Agent>,
@@ -122,7 +126,9 @@ pub struct TestNode {
 pub struct TestPod {
     pub key: Key,
     pub node: usize,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
+    /// Its IPv6 address, in a dual-stack world.
+    pub v6: Option<IpAddr>,
     pub space: Space,
     labels: Labels,
     ports: Vec<NamedPort>,
@@ -134,11 +140,18 @@ pub struct World {
     directory: PathBuf,
     pods: Arc<Pods>,
     history: Vec<Change>,
+    dual: bool,
     _switch: Space,
     _alone: MutexGuard<'static, ()>,
 }
 
-pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 100));
+pub const OUTSIDE_V6: IpAddr = IpAddr::V6(on_segment(100));
+
+/// An address on the segment that the nodes share.
+const fn on_segment(last: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)
+}
 
 fn bpf_object() -> PathBuf {
     let path = std::env::var_os("FAIRLEAD_BPF_OBJECT").map_or_else(
@@ -150,8 +163,17 @@ fn bpf_object() -> PathBuf {
 }
 
 impl World {
-    /// Two nodes with running dataplanes, and a host outside.
+    /// Two nodes with running dataplanes, and a host outside. Pods have IPv4 addresses.
     pub fn new() -> Self {
+        Self::make(false)
+    }
+
+    /// The same with IPv4 and IPv6.
+    pub fn dual() -> Self {
+        Self::make(true)
+    }
+
+    fn make(dual: bool) -> Self {
         let alone = ONE_WORLD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -179,13 +201,14 @@ impl World {
                 .expect("up");
         });
         let outside = Space::new();
-        plug_into(&switch, &outside, "outside", OUTSIDE);
+        plug_into(&switch, &outside, "outside", &[OUTSIDE, OUTSIDE_V6]);
         let mut world = World {
             nodes: Vec::new(),
             outside,
             directory,
             pods: Arc::default(),
             history: vec![],
+            dual,
             _switch: switch,
             _alone: alone,
         };
@@ -199,8 +222,8 @@ impl World {
             let node = &world.nodes[index];
             world.send(Change::Node(Node {
                 name: node.name.into(),
-                pod_cidr: Some(node.pod_cidr),
-                addresses: vec![node.address],
+                pod_cidrs: node.pod_cidrs.clone(),
+                addresses: if dual { vec![node.address, node.v6] } else { vec![node.address] },
                 zone: String::new(),
             }));
         }
@@ -220,8 +243,9 @@ impl World {
 
     fn make_node(&mut self, name: &'static str, index: u8) {
         let space = Space::new();
-        let address = Ipv4Addr::new(192, 0, 2, index + 1);
-        plug_into(&self._switch, &space, name, address);
+        let address = IpAddr::from(Ipv4Addr::new(192, 0, 2, index + 1));
+        let v6 = IpAddr::from(on_segment(u16::from(index) + 1));
+        plug_into(&self._switch, &space, name, &[address, v6]);
         let directory = self.directory.join(name);
         let bpffs = directory.join("bpf");
         fs::create_dir_all(&bpffs).expect("a directory");
@@ -236,17 +260,26 @@ impl World {
             cni_conf_dir: directory.join("net.d"),
             cni_bin_dir: directory.join("bin"),
             cni_plugin: plugin,
-            cluster_cidr: "10.244.0.0/16".parse().expect("a CIDR"),
-            service_cidr: "10.96.0.0/16".parse().expect("a CIDR"),
+            cluster_cidrs: self.nets(&["10.244.0.0/16", "fd00:10:244::/56"]),
+            service_cidrs: self.nets(&["10.96.0.0/16", "fd00:96::/112"]),
             uplink: None,
             overlay: OverlayMode::Vxlan,
             vxlan_port: 8472,
             vxlan_vni: 1,
+            load_balancing: Algorithm::RoundRobin,
+            node_ports: NodePorts::Everywhere,
+            direct: Vec::new(),
             metrics_address: "127.0.0.1:9962".parse().expect("an address"),
             install_cni: true,
         };
-        let pod_cidr = Ipv4Net::new(Ipv4Addr::new(10, 244, index, 0), 24).expect("a CIDR");
-        self.nodes.push(TestNode { name, address, pod_cidr, space, settings, agent: None });
+        let pod_cidrs = self.nets(&[&format!("10.244.{index}.0/24"), &format!("fd00:10:244:{index}::/64")]);
+        self.nodes.push(TestNode { name, address, v6, pod_cidrs, space, settings, agent: None });
+    }
+
+    /// The networks that a world of this kind has: of both families, or the first alone.
+    fn nets(&self, texts: &[&str]) -> Vec<IpNet> {
+        let count = if self.dual { texts.len() } else { 1 };
+        texts.iter().take(count).map(|text| text.parse().expect("a CIDR")).collect()
     }
 
     /// Starts the dataplane of a node, gives it the whole history, and waits until it is ready.
@@ -315,7 +348,8 @@ impl World {
         let mut pod = TestPod {
             key: Key::new(namespace, name),
             node,
-            address: Ipv4Addr::UNSPECIFIED,
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            v6: None,
             space: Space::new(),
             labels,
             ports,
@@ -324,9 +358,13 @@ impl World {
         self.pods.0.lock().expect("the pods").insert((namespace.to_owned(), name.to_owned()), known);
         let answer = self.cni(&pod, "ADD").expect("ADD");
         let result: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
-        let address: Ipv4Net =
-            result["ips"][0]["address"].as_str().expect("an address").parse().expect("a CIDR");
-        pod.address = address.addr();
+        let given = |index: usize| {
+            let text = result["ips"][index]["address"].as_str()?;
+            Some(text.parse::<IpNet>().expect("a CIDR").addr())
+        };
+        pod.address = given(0).expect("an address");
+        pod.v6 = given(1);
+        assert_eq!(pod.v6.is_some(), self.dual, "{answer}");
         let object = self.object(&pod, true);
         self.send(Change::Pod(object));
         self.settle();
@@ -338,9 +376,15 @@ impl World {
             key: pod.key.clone(),
             uid: format!("uid-{}", pod.key),
             labels: pod.labels.clone(),
-            addresses: if with_address { vec![pod.address] } else { Vec::new() },
+            addresses: if with_address {
+                [Some(pod.address), pod.v6].into_iter().flatten().collect()
+            } else {
+                Vec::new()
+            },
             node: self.nodes[pod.node].name.to_owned(),
             host_network: false,
+            weight: None,
+            rates: Rates::default(),
             finished: false,
             ports: pod.ports.clone(),
         }
@@ -370,7 +414,7 @@ impl World {
         node.space.run(|| plugin::execute(&environment, input.as_bytes()))
     }
 
-    /// A Service over pods; every backend is ready.
+    /// A Service over pods, with one address or (separated by a comma) one of each family; every backend is ready.
     pub fn service(
         &mut self,
         name: &str,
@@ -382,30 +426,28 @@ impl World {
     ) {
         let key = Key::new("one", name);
         self.send(Change::Service(Service {
-            key: key.clone(),
-            cluster_ips: vec![cluster_ip.parse().expect("an address")],
-            external_ips: Vec::new(),
+            cluster_ips: cluster_ip.split(',').map(|text| text.parse().expect("an address")).collect(),
             ports: vec![ServicePort { name: String::new(), protocol, port: 80, node_port }],
-            external_local: false,
-            internal_local: false,
-            affinity_seconds: 0,
+            ..Service::new(key.clone())
         }));
-        let endpoints = backends
-            .iter()
-            .map(|pod| Endpoint {
-                addresses: vec![pod.address],
-                node: self.nodes[pod.node].name.to_owned(),
-                ready: true,
-                serving: true,
-                terminating: false,
-            })
-            .collect();
-        self.send(Change::Slice(EndpointSlice {
-            key: Key::new("one", &format!("{name}-slice")),
-            service: key,
-            ports: vec![SlicePort { name: String::new(), protocol, port }],
-            endpoints,
-        }));
+        let of_family: [fn(&TestPod) -> Option<IpAddr>; 2] = [|pod| Some(pod.address), |pod| pod.v6];
+        for (family, address) in ["v4", "v6"].into_iter().zip(of_family) {
+            let endpoint = |pod: &&TestPod| {
+                Some(Endpoint {
+                    addresses: vec![address(pod)?],
+                    node: self.nodes[pod.node].name.to_owned(),
+                    ready: true,
+                    serving: true,
+                    ..Endpoint::default()
+                })
+            };
+            self.send(Change::Slice(EndpointSlice {
+                key: Key::new("one", &format!("{name}-{family}")),
+                service: key.clone(),
+                ports: vec![SlicePort { name: String::new(), protocol, port }],
+                endpoints: backends.iter().filter_map(endpoint).collect(),
+            }));
+        }
         self.settle();
     }
 
@@ -445,8 +487,8 @@ impl Drop for World {
     }
 }
 
-/// Joins a namespace to the switch, as interface `eth0` with the address in 192.0.2.0/24.
-fn plug_into(switch: &Space, space: &Space, port: &str, address: Ipv4Addr) {
+/// Joins a namespace to the switch, as interface `eth0` with addresses in 192.0.2.0/24 and 2001:db8::/64.
+fn plug_into(switch: &Space, space: &Space, port: &str, addresses: &[IpAddr]) {
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     switch.run(|| {
         let mut socket = Socket::open().expect("netlink");
@@ -463,7 +505,10 @@ fn plug_into(switch: &Space, space: &Space, port: &str, address: Ipv4Addr) {
         let mut socket = Socket::open().expect("netlink");
         let link = socket.link("eth0").expect("a look-up").expect("eth0");
         socket.change_link(link.index, up).expect("up");
-        socket.add_address(Address { index: link.index, address, prefix: 24 }).expect("an address");
+        for address in addresses {
+            let prefix = if address.is_ipv4() { 24 } else { 64 };
+            socket.add_address(Address { index: link.index, address: *address, prefix }).expect("an address");
+        }
         let mut routes = socket.routes().expect("routes");
         routes.retain(|route: &Route| route.index == link.index);
         assert!(!routes.is_empty(), "the segment is reachable");

@@ -1,12 +1,13 @@
 //! A node's maps and programs in the kernel, attached to nothing.
 
+use crate::packet::{v4, v6};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use fairlead_abi::*;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -26,39 +27,107 @@ pub const NEXT: i32 = -1;
 pub const DROP: i32 = 2;
 pub const REDIRECT: i32 = 7;
 
-pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
-pub const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 2);
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
-/// An address in the other node's pod CIDR.
-pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 30);
-pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
-pub const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 pub const VXLAN_PORT: u16 = 8472;
 /// `lo`, which is the device that test runs pretend to be on.
 pub const LO: u32 = 1;
 /// The VXLAN device, which need not be there.
 pub const OVERLAY: u32 = 2;
 
+#[derive(Clone, Copy)]
 pub struct Pod {
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     pub id: u32,
     pub mac: [u8; 6],
     pub host_mac: [u8; 6],
 }
 
-pub const A: Pod = Pod {
-    ip: Ipv4Addr::new(10, 244, 1, 10),
-    id: 10,
-    mac: [2, 0, 0, 0, 1, 10],
-    host_mac: [2, 0, 0, 0, 2, 10],
+const fn pod(ip: IpAddr, number: u8) -> Pod {
+    Pod { ip, id: number as u32, mac: [2, 0, 0, 0, 1, number], host_mac: [2, 0, 0, 0, 2, number] }
+}
+
+/// The addresses of a node and its neighbourhood in one family. The node has both.
+#[derive(Clone, Copy)]
+pub struct Net {
+    pub a: Pod,
+    pub b: Pod,
+    /// An address of this node's pods that none has.
+    pub nobody: IpAddr,
+    pub node: IpAddr,
+    pub gateway: IpAddr,
+    pub other_node: IpAddr,
+    /// A pod of the other node.
+    pub remote: IpAddr,
+    /// In the range of pods, of no node.
+    pub nowhere: IpAddr,
+    pub outside: IpAddr,
+    pub router: IpAddr,
+    pub cluster_ip: IpAddr,
+    pub other_cluster_ip: IpAddr,
+    pub external_ip: IpAddr,
+    pub pod_gateway: IpAddr,
+    /// Bits of an address.
+    pub bits: u32,
+}
+
+pub const V4: Net = Net {
+    a: pod(v4(10, 244, 1, 10), 10),
+    b: pod(v4(10, 244, 1, 20), 20),
+    nobody: v4(10, 244, 1, 99),
+    node: v4(192, 168, 7, 1),
+    gateway: v4(10, 244, 1, 1),
+    other_node: v4(192, 168, 7, 2),
+    remote: v4(10, 244, 2, 30),
+    nowhere: v4(10, 244, 9, 1),
+    outside: v4(203, 0, 113, 9),
+    router: v4(192, 168, 7, 254),
+    cluster_ip: v4(10, 96, 0, 10),
+    other_cluster_ip: v4(10, 96, 0, 11),
+    external_ip: v4(198, 51, 100, 80),
+    pod_gateway: v4(169, 254, 1, 1),
+    bits: 32,
 };
-pub const B: Pod = Pod {
-    ip: Ipv4Addr::new(10, 244, 1, 20),
-    id: 20,
-    mac: [2, 0, 0, 0, 1, 20],
-    host_mac: [2, 0, 0, 0, 2, 20],
+
+pub const V6: Net = Net {
+    a: pod(v6(0xfd00, 0x244, 1, 0, 0x10), 10),
+    b: pod(v6(0xfd00, 0x244, 1, 0, 0x20), 20),
+    nobody: v6(0xfd00, 0x244, 1, 0, 0x99),
+    node: v6(0x2001, 0xdb8, 7, 0, 1),
+    gateway: v6(0xfd00, 0x244, 1, 0, 1),
+    other_node: v6(0x2001, 0xdb8, 7, 0, 2),
+    remote: v6(0xfd00, 0x244, 2, 0, 0x30),
+    nowhere: v6(0xfd00, 0x244, 9, 0, 1),
+    outside: v6(0x2001, 0xdb8, 0xffff, 0, 9),
+    router: v6(0x2001, 0xdb8, 7, 0, 254),
+    cluster_ip: v6(0xfd00, 0x96, 0, 0, 0x10),
+    other_cluster_ip: v6(0xfd00, 0x96, 0, 0, 0x11),
+    external_ip: v6(0x2001, 0xdb8, 0x80, 0, 0x80),
+    pod_gateway: v6(0xfe80, 0, 0, 0, 1),
+    bits: 128,
 };
+
+/// Cases that hold for both families run once for each.
+pub const NETS: [Net; 2] = [V4, V6];
+
+impl Net {
+    /// One of many pods of the other node.
+    pub fn remote_pod(&self, number: u8) -> IpAddr {
+        if self.bits == 32 { v4(10, 244, 2, number) } else { v6(0xfd00, 0x244, 2, 0, number.into()) }
+    }
+
+    /// The address that keys what holds for every address of the node.
+    pub fn any(&self) -> IpAddr {
+        if self.bits == 32 { v4(0, 0, 0, 0) } else { v6(0, 0, 0, 0, 0) }
+    }
+}
+
+pub const A: Pod = V4.a;
+pub const B: Pod = V4.b;
+pub const NODE: IpAddr = V4.node;
+pub const OTHER_NODE: IpAddr = V4.other_node;
+pub const GATEWAY: IpAddr = V4.gateway;
+pub const REMOTE: IpAddr = V4.remote;
+pub const OUTSIDE: IpAddr = V4.outside;
+pub const CLUSTER_IP: IpAddr = V4.cluster_ip;
 
 pub fn endpoint(pod: &Pod) -> Endpoint {
     Endpoint {
@@ -72,15 +141,19 @@ pub fn endpoint(pod: &Pod) -> Endpoint {
 }
 
 pub fn config() -> Config {
-    let v4 = |ip: [u8; 4]| IpAddr::from(ip);
     Config {
         abi_version: ABI_VERSION,
         flags: Config::OVERLAY | Config::MASQUERADE,
-        node_v4: NODE.into(),
-        gateway_v4: GATEWAY.into(),
-        cluster_v4: Prefix::new(v4([10, 244, 0, 0]), 16),
-        pods_v4: Prefix::new(v4([10, 244, 1, 0]), 24),
-        services_v4: Prefix::new(v4([10, 96, 0, 0]), 16),
+        node_v4: V4.node.into(),
+        node_v6: V6.node.into(),
+        gateway_v4: V4.gateway.into(),
+        gateway_v6: V6.gateway.into(),
+        cluster_v4: Prefix::new(V4.a.ip, 16),
+        cluster_v6: Prefix::new(V6.a.ip, 32),
+        pods_v4: Prefix::new(V4.a.ip, 24),
+        pods_v6: Prefix::new(V6.a.ip, 64),
+        services_v4: Prefix::new(V4.cluster_ip, 16),
+        services_v6: Prefix::new(V6.cluster_ip, 108),
         uplink_ifindex: LO,
         overlay_ifindex: OVERLAY,
         vni: 1,
@@ -128,17 +201,21 @@ impl Bench {
         let ebpf = loader.load_file(object()).expect("the object's maps load (as root, with BTF)");
         let mut node = Self { ebpf, loaded: BTreeSet::new() };
         node.configure(config());
-        node.put::<Addr, _>("ENDPOINTS", A.ip.into(), endpoint(&A));
-        node.put::<Addr, _>("ENDPOINTS", B.ip.into(), endpoint(&B));
-        node.put::<Addr, _>("NODES", NODE.into(), fairlead_abi::Node { flags: fairlead_abi::Node::SELF });
-        node.put::<Addr, _>("NODES", GATEWAY.into(), fairlead_abi::Node { flags: fairlead_abi::Node::SELF });
-        node.put::<Addr, _>("NODES", OTHER_NODE.into(), fairlead_abi::Node { flags: 0 });
-        node.put_prefix(
-            "ROUTES",
-            Ipv4Addr::new(10, 244, 2, 0),
-            24,
-            Route { node: OTHER_NODE.into(), flags: 0 },
-        );
+        for net in NETS {
+            for pod in [net.a, net.b] {
+                node.put::<Addr, _>("ENDPOINTS", pod.ip.into(), endpoint(&pod));
+            }
+            for own in [net.node, net.gateway] {
+                node.put::<Addr, _>(
+                    "NODES",
+                    own.into(),
+                    fairlead_abi::Node { flags: fairlead_abi::Node::SELF },
+                );
+            }
+            node.put::<Addr, _>("NODES", net.other_node.into(), fairlead_abi::Node { flags: 0 });
+            let route = Route { node: OTHER_NODE.into(), flags: 0 };
+            node.put_prefix("ROUTES", net.remote_pod(0), if net.bits == 32 { 24 } else { 64 }, route);
+        }
         node
     }
 
@@ -166,8 +243,9 @@ impl Bench {
         map.iter().map(|entry| entry.map(|(k, v)| (k.0, v.0)).expect("read a map")).collect()
     }
 
-    pub fn put_prefix<V: Layout>(&mut self, map: &str, ip: Ipv4Addr, len: u32, value: V) {
-        self.put_lpm(map, 96 + len, Addr::from(ip), value);
+    pub fn put_prefix<V: Layout>(&mut self, map: &str, ip: IpAddr, len: u32, value: V) {
+        let more = if ip.is_ipv4() { 96 } else { 0 };
+        self.put_lpm(map, more + len, Addr::from(ip), value);
     }
 
     pub fn put_lpm<K: Layout, V: Layout>(&mut self, map: &str, len: u32, key: K, value: V) {
@@ -176,7 +254,7 @@ impl Bench {
         map.insert(&Key::new(len, Raw(key)), Raw(value), 0).expect("write a trie");
     }
 
-    pub fn service(&mut self, addr: Ipv4Addr, port: u16, proto: u8, id: u32, backends: &[(Ipv4Addr, u16)]) {
+    pub fn service(&mut self, addr: IpAddr, port: u16, proto: u8, id: u32, backends: &[(IpAddr, u16)]) {
         let value = Service { id, backends: backends.len() as u32, ..Service::default() };
         self.service_with(addr, port, proto, value, backends);
     }
@@ -184,11 +262,11 @@ impl Bench {
     /// An unspecified address makes a NodePort.
     pub fn service_with(
         &mut self,
-        addr: Ipv4Addr,
+        addr: IpAddr,
         port: u16,
         proto: u8,
         value: Service,
-        backends: &[(Ipv4Addr, u16)],
+        backends: &[(IpAddr, u16)],
     ) {
         for (slot, (ip, port)) in backends.iter().enumerate() {
             let key = BackendKey { service: value.id, slot: slot as u32 };
@@ -205,7 +283,7 @@ impl Bench {
         self.put::<Addr, _>("ENDPOINTS", pod.ip.into(), value);
     }
 
-    pub fn identity(&mut self, ip: Ipv4Addr, len: u32, identity: u32) {
+    pub fn identity(&mut self, ip: IpAddr, len: u32, identity: u32) {
         self.put_prefix("IDENTITIES", ip, len, identity);
     }
 
@@ -320,6 +398,13 @@ impl Bench {
             total + 1,
             "other drops: {drops:?}"
         );
+    }
+
+    /// Expects that the packet goes on as it is.
+    #[track_caller]
+    pub fn expect_untouched(&mut self, program: &str, frame: &[u8]) {
+        let out = self.run(program, frame);
+        assert_eq!((out.verdict, &out.bytes[..]), (NEXT, frame), "drops {:?}", self.all_drops());
     }
 
     /// Expects a verdict, and exactly these bytes with right checksums.

@@ -269,6 +269,10 @@ impl Skb for World {
         }
     }
 
+    fn store_summed<T: IntoBytes + Immutable>(&self, offset: u32, from: &T) -> bool {
+        self.store(offset, from)
+    }
+
     fn fix_l3(&self, offset: u32, from: u32, to: u32) -> bool {
         self.fix_l4(offset, from, to, 4, false, false)
     }
@@ -296,6 +300,11 @@ impl Skb for World {
             sum = (sum & 0xffff) + (sum >> 16);
         }
         self.store(offset, &(!(sum as u16)).to_be_bytes())
+    }
+
+    fn fix_l4_addr(&self, offset: u32, from: &Addr, to: &Addr, pseudo: bool, udp: bool) -> bool {
+        let mut words = from.0.into_iter().zip(to.0);
+        words.all(|(from, to)| self.fix_l4(offset, from, to, 4, pseudo, udp))
     }
 
     fn resize(&self, len: u32) -> bool {

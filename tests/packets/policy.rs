@@ -6,7 +6,7 @@ use crate::packet::*;
 use fairlead_abi::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 const CLIENT: End = (A.ip, 40000);
 const SERVER: End = (B.ip, 80);
@@ -66,7 +66,7 @@ fn rules_match_by_identity_protocol_port_and_their_wildcards() {
         let mut node = guarded();
         node.rule(IN, len, (identity, proto, port), 5, true);
         assert_eq!(allowed(&mut node, &tcp(CLIENT, SERVER, SYN)), expected, "{name}");
-        assert!(!allowed(&mut node, &tcp(SERVER, (Ipv4Addr::new(10, 244, 1, 99), 80), SYN)), "no such pod");
+        assert!(!allowed(&mut node, &tcp(SERVER, (v4(10, 244, 1, 99), 80), SYN)), "no such pod");
     }
 }
 
@@ -74,14 +74,14 @@ fn rules_match_by_identity_protocol_port_and_their_wildcards() {
 fn the_longest_cidr_gives_the_identity() {
     let mut node = Bench::new();
     node.endpoint(&A, |a| a.egress_ruleset = OUT);
-    let net = Ipv4Addr::new(203, 0, 113, 0);
+    let net = v4(203, 0, 113, 0);
     node.identity(net, 24, 50);
-    node.identity(Ipv4Addr::new(203, 0, 113, 8), 31, 51);
+    node.identity(v4(203, 0, 113, 8), 31, 51);
     node.rule(OUT, RuleKey::ANY_PROTO, (50, 0, 0), 5, true);
-    let mut to = |last| allowed(&mut node, &tcp(CLIENT, (Ipv4Addr::new(203, 0, 113, last), 80), SYN));
+    let mut to = |last| allowed(&mut node, &tcp(CLIENT, (v4(203, 0, 113, last), 80), SYN));
     assert!(to(7) && to(10) && to(255));
     assert!(!to(8) && !to(9), "the exception");
-    assert!(!allowed(&mut node, &tcp(CLIENT, (Ipv4Addr::new(203, 0, 114, 1), 80), SYN)));
+    assert!(!allowed(&mut node, &tcp(CLIENT, (v4(203, 0, 114, 1), 80), SYN)));
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn what_the_stack_routed_to_a_pod_is_judged() {
     assert_eq!(node.run_as("to_pod", &frame, LO, 1).verdict, NEXT);
     node.expect_drop(
         "to_pod",
-        &tcp((NODE, 1), (Ipv4Addr::new(10, 244, 1, 99), 2), SYN).frame(),
+        &tcp((NODE, 1), (v4(10, 244, 1, 99), 2), SYN).frame(),
         Reason::UnknownEndpoint,
     );
 }
@@ -244,7 +244,7 @@ type Label = u8;
 #[derive(Debug, Clone)]
 enum Peer {
     Pods(Label),
-    Block { ip: Ipv4Addr, len: u32, except: Vec<(Ipv4Addr, u32)> },
+    Block { ip: IpAddr, len: u32, except: Vec<(IpAddr, u32)> },
 }
 
 #[derive(Debug, Clone)]
@@ -270,20 +270,25 @@ struct Policy {
 
 /// Everybody there is: address and labels; those outside have none.
 struct Place {
-    people: Vec<(Ipv4Addr, Vec<Label>)>,
+    people: Vec<(IpAddr, Vec<Label>)>,
 }
 
-fn within(addr: Ipv4Addr, net: Ipv4Addr, len: u32) -> bool {
-    let mask = u32::MAX.checked_shl(32 - len).unwrap_or(0);
-    u32::from(addr) & mask == u32::from(net) & mask
+fn within(addr: IpAddr, net: IpAddr, len: u32) -> bool {
+    let whole = if net.is_ipv4() { 32 } else { 128 };
+    let number = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip),
+    };
+    let mask = u128::MAX.checked_shl(whole - len).unwrap_or(0);
+    addr.is_ipv4() == net.is_ipv4() && number(addr) & mask == number(net) & mask
 }
 
 impl Place {
-    fn labels(&self, addr: Ipv4Addr) -> &[Label] {
+    fn labels(&self, addr: IpAddr) -> &[Label] {
         self.people.iter().find(|(ip, _)| *ip == addr).map_or(&[], |(_, labels)| labels)
     }
 
-    fn peer_matches(&self, peer: &Peer, addr: Ipv4Addr) -> bool {
+    fn peer_matches(&self, peer: &Peer, addr: IpAddr) -> bool {
         match peer {
             Peer::Pods(label) => self.labels(addr).contains(label),
             Peer::Block { ip, len, except } => {
@@ -292,7 +297,7 @@ impl Place {
         }
     }
 
-    fn rules_allow(&self, rules: &[&PolicyRule], peer: Ipv4Addr, proto: u8, port: u16) -> bool {
+    fn rules_allow(&self, rules: &[&PolicyRule], peer: IpAddr, proto: u8, port: u16) -> bool {
         rules.iter().any(|rule| {
             let peers = rule.peers.is_empty() || rule.peers.iter().any(|p| self.peer_matches(p, peer));
             let ports = rule.ports.is_empty()
@@ -307,7 +312,7 @@ impl Place {
     fn selected<'a>(
         &self,
         policies: &'a [Policy],
-        pod: Ipv4Addr,
+        pod: IpAddr,
         ingress: bool,
     ) -> Option<Vec<&'a PolicyRule>> {
         let mine = policies.iter().filter(|policy| self.labels(pod).contains(&policy.selects));
@@ -427,9 +432,9 @@ fn generated_policies_decide_as_their_model() {
                 (A.ip, label()),
                 (B.ip, label()),
                 (REMOTE, label()),
-                (Ipv4Addr::new(10, 244, 2, 31), label()),
+                (v4(10, 244, 2, 31), label()),
                 (OUTSIDE, vec![]),
-                (Ipv4Addr::new(203, 0, 113, 77), vec![]),
+                (v4(203, 0, 113, 77), vec![]),
             ],
         };
         let policies = generate(&mut random, &place);
@@ -467,7 +472,7 @@ fn generated_policies_decide_as_their_model() {
             };
             let port = if proto == ICMP { 0 } else { port };
             // The policies of pods elsewhere are their own node's business.
-            let judge = |pod: Ipv4Addr, peer: Ipv4Addr, ingress: bool| {
+            let judge = |pod: IpAddr, peer: IpAddr, ingress: bool| {
                 ![A.ip, B.ip].contains(&pod)
                     || place
                         .selected(&policies, pod, ingress)

@@ -7,7 +7,7 @@ use fairlead_abi::*;
 use fairlead_programs::socket::{self, Sock};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 struct Socket {
     cookie: u64,
@@ -67,7 +67,7 @@ fn backend(number: u8) -> Backend {
     Backend { addr: Addr::v4([10, 244, 2, 10 + number]), port: Be16::new(8080), flags: 0 }
 }
 
-fn socket(cookie: u64, netns: u64, proto: u8, to: (Ipv4Addr, u16)) -> Socket {
+fn socket(cookie: u64, netns: u64, proto: u8, to: (IpAddr, u16)) -> Socket {
     let peer = (to.0.into(), Be16::new(to.1));
     Socket { cookie, netns, proto, peer: Cell::new(peer), refused: Cell::new(false) }
 }

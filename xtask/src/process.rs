@@ -6,10 +6,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-/// Builds a command from words.
+/// Builds a command from words. What `cargo run` says of this program's own package is kept from it: build scripts
+/// that look at such variables (ring's does) would count as changed, and everything above them be compiled again each
+/// time `cargo xtask` and plain `cargo` take turns.
 pub fn command(words: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
+    for (key, _) in std::env::vars_os() {
+        let package = |key: &str| key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_");
+        if key.to_str().is_some_and(package) {
+            command.env_remove(&key);
+        }
+    }
     command
 }
 

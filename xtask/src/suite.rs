@@ -112,14 +112,7 @@ fn on_cluster(steps: &Steps, workspace: &Path, args: &Args, store: Backend) -> a
     host::ensure_docker(steps)?;
     cluster::down::run_keeping_docker(steps, workspace, CLUSTER)?;
     let before = traces()?;
-    let up = cluster::up::Args {
-        cluster: cluster::Name { name: CLUSTER.into() },
-        nodes: 2,
-        store,
-        dual_stack: false,
-        no_demo: true,
-        consent: args.consent,
-    };
+    let up = cluster::up::Args { store, consent: args.consent, ..cluster::up::Args::plain(CLUSTER) };
     let started = cluster::up::run(steps, workspace, &up).map(|_| ());
     let tested = started.and_then(|()| {
         let mut cargo = command(&["cargo", "test", "--release", "--workspace"]);

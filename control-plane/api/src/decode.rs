@@ -344,6 +344,28 @@ impl Expected<'_> {
         if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// Why an object of this kind cannot be had from one that says it is another.
+    pub fn foreign(&self, api_version: &str, kind: &str) -> Option<String> {
+        if api_version == self.api_version() && kind == self.kind {
+            return None;
+        }
+        if !registered(api_version, kind) {
+            return Some(format!(
+                "no kind {} is registered for version {} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+                quoted(kind),
+                quoted(api_version)
+            ));
+        }
+        let (_, version) = registry::split_api_version(api_version);
+        (kind != self.kind).then(|| {
+            format!(
+                "converting ({version}.{kind}) to ({}.{}): unknown conversion",
+                package(self.group),
+                self.kind
+            )
+        })
+    }
+
     fn refuse(&self, version: &str, kind: &str, words: &str) -> Status {
         status::bad_request(format!(
             "{kind} in version {} cannot be handled as a {}: {words}",
@@ -390,7 +412,7 @@ pub fn identify(expected: &Expected<'_>, value: &mut Value, body: &[u8]) -> Resu
     let wanted = expected.api_version();
     let api_version = if api_version.is_empty() { wanted.clone() } else { api_version.to_owned() };
     let kind = if kind.is_empty() { expected.kind.to_owned() } else { kind.to_owned() };
-    let (group, version) = registry::split_api_version(&api_version);
+    let (_, version) = registry::split_api_version(&api_version);
     if api_version == wanted && kind == expected.kind {
         if value.is_null() {
             *value = Value::Object(Map::new());
@@ -399,20 +421,7 @@ pub fn identify(expected: &Expected<'_>, value: &mut Value, body: &[u8]) -> Resu
         value["kind"] = kind.into();
         return Ok(());
     }
-    if !registered(&api_version, &kind) {
-        let words = format!(
-            "no kind {} is registered for version {} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
-            quoted(&kind),
-            quoted(&api_version)
-        );
-        return Err(expected.refuse(version, &kind, &words));
-    }
-    if kind != expected.kind {
-        let words = format!(
-            "converting ({version}.{kind}) to ({}.{}): unknown conversion",
-            package(if group == expected.group { group } else { expected.group }),
-            expected.kind
-        );
+    if let Some(words) = expected.foreign(&api_version, &kind) {
         return Err(expected.refuse(version, &kind, &words));
     }
     Err(status::bad_request(format!(

@@ -117,6 +117,7 @@ pub type ErrorList = Vec<FieldError>;
 pub fn shown(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
+        Value::String(text) => crate::status::quoted(text),
         other => other.to_string(),
     }
 }
@@ -136,7 +137,7 @@ pub fn invalid_str(path: &Path, value: &str, detail: impl Into<String>) -> Field
     FieldError {
         cause: Cause::Invalid,
         path: path.to_string(),
-        value: Some(format!("{value:?}")),
+        value: Some(crate::status::quoted(value)),
         detail: detail.into(),
     }
 }

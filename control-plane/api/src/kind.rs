@@ -55,6 +55,8 @@ pub struct Kind {
     pub unconditional_update: bool,
     /// PUT or apply of an absent object creates it (Lease, Endpoints, Event, EndpointSlice …).
     pub create_on_update: bool,
+    /// A field of raw JSON that is kept as it was written and may not change by a byte.
+    pub verbatim: Option<&'static str>,
     /// `metadata.generation` is kept and counted.
     pub generation: bool,
     /// What `propagationPolicy` means when the client does not say.
@@ -186,6 +188,7 @@ impl Kind {
         fields: &[],
         unconditional_update: true,
         create_on_update: false,
+        verbatim: None,
         generation: false,
         deletion: Deletion::Background,
         grace: None,

@@ -118,7 +118,7 @@ fn common(meta: &Value, path: &Path) -> ErrorList {
     errors
 }
 
-/// `metav1validation.ValidateLabels`, in the order of keys.
+/// `metav1validation.ValidateLabels`, in the order of keys. Errors name the map, whether key or value is wrong.
 pub fn labels(labels: &Value, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     for (key, value) in labels.as_object().into_iter().flatten() {
@@ -127,7 +127,7 @@ pub fn labels(labels: &Value, path: &Path) -> ErrorList {
         }
         let value = value.as_str().unwrap_or_default();
         for detail in names::label_value(value) {
-            errors.push(invalid_str(&path.key(key), value, detail));
+            errors.push(invalid_str(path, value, detail));
         }
     }
     errors

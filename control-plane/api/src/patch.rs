@@ -6,9 +6,11 @@ use crate::status::{self, Status};
 
 mod json;
 mod order;
+mod printed;
 mod strategic;
 
 pub use json::json;
+pub use printed::{changed, internal_order, merged, message};
 pub use strategic::strategic;
 
 /// Why a patch could not be applied.

@@ -14,7 +14,7 @@ mod normalize;
 mod prune;
 pub mod quantity;
 
-pub use check::check;
+pub use check::{check, check_converted};
 pub use normalize::{decoded, micros, normalize, seconds, timestamp};
 pub use prune::prune;
 

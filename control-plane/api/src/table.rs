@@ -22,6 +22,8 @@ pub struct Column {
     pub format: &'static str,
     /// 0 is always shown, 1 with `-o wide`.
     pub priority: i64,
+    /// Where its words are: see `tables/columns.txt`.
+    words: &'static str,
 }
 
 static COLUMNS: LazyLock<HashMap<&'static str, Vec<Column>>> = LazyLock::new(|| {
@@ -33,17 +35,18 @@ fn parse(line: &'static str) -> Option<(&'static str, Vec<Column>)> {
     let resource = cells.next()?;
     let columns = cells
         .filter_map(|cell| {
-            let mut parts = cell.split('|');
+            let mut parts = cell.splitn(5, '|');
             let (name, kind, format) = (parts.next()?, parts.next()?, parts.next()?);
-            Some(Column { name, kind, format, priority: parts.next()?.parse().ok()? })
+            let priority = parts.next()?.parse().ok()?;
+            Some(Column { name, kind, format, priority, words: parts.next().unwrap_or_default() })
         })
         .collect();
     Some((resource, columns))
 }
 
 static PLAIN: [Column; 2] = [
-    Column { name: "Name", kind: "string", format: "name", priority: 0 },
-    Column { name: "Age", kind: "string", format: "", priority: 0 },
+    Column { name: "Name", kind: "string", format: "name", priority: 0, words: "" },
+    Column { name: "Age", kind: "string", format: "", priority: 0, words: "" },
 ];
 
 /// The printed columns of a kind. Kinds without a table of their own print name and age.
@@ -102,38 +105,40 @@ fn define(kind: &Kind) -> Value {
                 "name": c.name,
                 "type": c.kind,
                 "format": c.format,
-                "description": description(kind, c.name),
+                "description": description(kind, c),
                 "priority": c.priority,
             })
         })
         .collect()
 }
 
-fn described(schema: &'static Schema, path: &[&str]) -> Option<String> {
-    let (last, parents) = path.split_last()?;
+/// The words of the field at `path`: names, with dots between.
+fn described(schema: &'static Schema, path: &str) -> Option<String> {
+    let (parents, last) = path.rsplit_once('.').unwrap_or(("", path));
     let mut node = schema.resolve();
-    for step in parents {
+    for step in parents.split('.').filter(|step| !step.is_empty()) {
         node = node.property(step)?.resolve();
     }
     node.property_description(last)
 }
 
-/// The words of a column: those of the field it shows where one field says it all, else a sentence of our own.
-fn description(kind: &Kind, column: &str) -> String {
-    let Some(schema) = schema::of(kind.schema) else { return column.into() };
-    let from = |path: &[&str]| described(schema, path);
-    let found = match column {
-        "Name" => from(&["metadata", "name"]),
-        "Age" | "Created At" | "CreatedAt" => from(&["metadata", "creationTimestamp"]),
-        _ => {
-            let mut field: String = column.split([' ', '-']).collect();
-            if let Some(first) = field.get_mut(..1) {
-                first.make_ascii_lowercase();
-            }
-            from(&[&field]).or_else(|| from(&["spec", &field])).or_else(|| from(&["status", &field]))
-        }
+/// The words of a column.
+fn description(kind: &Kind, column: &Column) -> String {
+    if let Some(words) = column.words.strip_prefix('=') {
+        return words.replace("\\n", "\n");
+    }
+    let path = match (column.words, column.name) {
+        ("", "Name") => "metadata.name",
+        ("", "Age" | "Created At") => "metadata.creationTimestamp",
+        ("", "Containers") => return "Names of each container in the template.".into(),
+        ("", "Images") => return "Images referenced by each container in the template.".into(),
+        (path, _) => path,
     };
-    found.unwrap_or_else(|| format!("{column} of the {}", kind.singular))
+    let (name, path) = match path.split_once(':') {
+        Some((name, path)) => (format!("io.k8s.api.{name}"), path),
+        None => (kind.schema.to_owned(), path),
+    };
+    schema::of(&name).and_then(|schema| described(schema, path)).unwrap_or_default()
 }
 
 /// One row.

@@ -366,11 +366,43 @@ fn write_text(out: &mut String, text: &str, level: usize) {
     } else if needs_quotes(text) {
         match matches!(plain(text), Some(Value::String(_))) {
             // What would read as another type is double-quoted, what would break the syntax single-quoted.
-            true => out.push_str(&format!("'{}'", text.replace('\'', "''"))),
+            true => {
+                out.push('\'');
+                write_folded(out, text, level, true);
+                out.push('\'');
+            }
             false => write_double_quoted(out, text),
         }
     } else {
-        out.push_str(text);
+        write_folded(out, text, level, false);
+    }
+}
+
+/// Columns after which upstream's emitter breaks a line at the next single space.
+const WIDTH: usize = 80;
+
+/// A text on as many lines as it takes; `quoted` is within single quotes.
+fn write_folded(out: &mut String, text: &str, level: usize, quoted: bool) {
+    let mut column = out.rsplit('\n').next().unwrap_or_default().chars().count();
+    let mut spaces = false;
+    let mut rest = text.chars().peekable();
+    let mut first = true;
+    while let Some(c) = rest.next() {
+        let inner = !quoted || (!first && rest.peek().is_some());
+        first = false;
+        if c == ' ' && inner && !spaces && column > WIDTH && rest.peek() != Some(&' ') {
+            out.push('\n');
+            indent(out, level);
+            (column, spaces) = (level, true);
+            continue;
+        }
+        if quoted && c == '\'' {
+            out.push(c);
+            column += 1;
+        }
+        out.push(c);
+        column += 1;
+        spaces = c == ' ';
     }
 }
 

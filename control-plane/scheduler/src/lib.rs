@@ -226,7 +226,7 @@ impl Scheduler {
         if ours && !gated && pod.metadata.deletion_timestamp.is_none() {
             // A pod whose binding is under way is not decided twice.
             if !self.cluster.is_placed(&uid) {
-                self.queue.put(uid, Arc::new(pod), now);
+                self.queue.put(&uid, &pod, now);
             }
         } else {
             self.queue.remove(&uid);

@@ -325,7 +325,12 @@ async fn save(
     current: &Current,
 ) -> Result<Option<Current>, Status> {
     if options.dry_run {
-        return Ok(Some(Current { object: new.clone(), revision: current.revision, pristine: false }));
+        return Ok(Some(Current {
+            object: new.clone(),
+            revision: current.revision,
+            pristine: false,
+            verbatim: None,
+        }));
     }
     let bytes = match (&kind.convert, api.caches.of(kind)) {
         (Some(conversion), Some(cache)) => {
@@ -339,7 +344,12 @@ async fn save(
     match api.store.commit(vec![write]).await {
         Ok(revision) => {
             let object = crate::cache::parse(&insert_revision(&bytes, revision));
-            Ok(Some(Current { object: crate::select::converted(kind, object), revision, pristine: false }))
+            Ok(Some(Current {
+                object: crate::select::converted(kind, object),
+                revision,
+                pristine: false,
+                verbatim: None,
+            }))
         }
         Err(StoreError::Conflict { .. }) => Ok(None),
         Err(error) => Err(unavailable(error)),

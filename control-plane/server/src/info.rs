@@ -65,9 +65,9 @@ impl Params {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
-    /// A boolean as Go's conversion reads it: present and neither `false` nor `0`.
+    /// A boolean as Go's conversion reads it: present and neither `0` nor `false`, in whatever case.
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|value| !matches!(value, "false" | "0"))
+        self.get(key).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 }
 
@@ -233,6 +233,7 @@ mod tests {
         check("GET", "/api/v1/namespaces/a/pods", "list", Some(["", "v1", "a", "pods", "", ""]));
         check("GET", "/api/v1/namespaces/a/pods?watch=1", "watch", Some(["", "v1", "a", "pods", "", ""]));
         check("GET", "/api/v1/namespaces/a/pods?watch=0", "list", Some(["", "v1", "a", "pods", "", ""]));
+        check("GET", "/api/v1/namespaces/a/pods?watch=False", "list", Some(["", "v1", "a", "pods", "", ""]));
         check("GET", "/api/v1/watch/namespaces/a/pods/p", "watch", Some(["", "v1", "a", "pods", "p", ""]));
         check("GET", "/api/v1/namespaces/a/pods/p/log", "get", Some(["", "v1", "a", "pods", "p", "log"]));
         check(

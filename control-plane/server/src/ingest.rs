@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use fairlead_api::{
     decode::{self, Decoded, Expected, FieldValidation},
-    field::{ErrorList, Path, forbidden, not_supported, required, too_long},
+    field::{ErrorList, Path, forbidden, invalid_str, not_supported, required, too_long},
     kind::Kind,
     schema,
     status::{self, Status},
@@ -157,6 +157,16 @@ impl WriteOptions {
         }
         if manager.as_ref().is_some_and(|manager| manager.len() > 128) {
             errors.push(too_long(&Path::new("fieldManager"), 128));
+        }
+        for (at, c) in
+            manager.iter().flat_map(|manager| manager.char_indices()).filter(|(_, c)| c.is_control())
+        {
+            let words = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+            errors.push(invalid_str(
+                &Path::new("fieldManager"),
+                manager.as_deref().unwrap_or_default(),
+                words,
+            ));
         }
         let dry_run: Vec<&str> = params.all("dryRun").collect();
         errors.extend(dry_run_errors(&dry_run));

@@ -35,6 +35,7 @@ pub mod select;
 pub mod serve;
 pub mod start;
 pub mod subresource;
+pub mod verbatim;
 pub mod watch;
 pub mod write;
 

@@ -466,10 +466,10 @@ mod tests {
         check(Method::GET, "/api/v1/namespaces/a/pods?watch=1", "WATCH  pods  namespace ");
         check(Method::GET, "/api/v1/pods", "LIST  pods  cluster ");
         check(Method::POST, "/api/v1/namespaces/a/pods/p/exec", "CONNECT  pods exec resource ");
-        check(Method::GET, "/api/v1/namespaces/a/pods/p/made-up", "GET    ");
-        check(Method::GET, "/api/v1/namespaces/a/made-up", "LIST    ");
+        check(Method::GET, "/api/v1/namespaces/a/pods/p/made-up", "GET     ");
+        check(Method::GET, "/api/v1/namespaces/a/made-up", "LIST     ");
         check(Method::GET, "/readyz", "GET   /readyz  ");
-        check(Method::GET, "/made-up", "GET    ");
+        check(Method::GET, "/made-up", "GET     ");
     }
 
     #[test]

@@ -1,7 +1,13 @@
 //! The query parameters of reads, checked as upstream checks ListOptions.
 
-use base64::Engine as _;
+use std::num::{IntErrorKind, ParseIntError};
+
+use base64::{
+    DecodeError, Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use fairlead_api::{
+    decode,
     field::{ErrorList, Path, forbidden, not_supported},
     status::{self, Status},
 };
@@ -56,10 +62,27 @@ pub fn token(revision: Option<u64>, last: &str) -> String {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
 
+/// Go's raw URL encoding: it overlooks bits that are left over.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true),
+);
+
 fn untoken(text: &str) -> Result<Token, Status> {
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text.trim_end_matches('='));
     let bad = |why: &str| status::bad_request(format!("continue key is not valid: {why}"));
-    let bytes = bytes.map_err(|error| bad(&error.to_string()))?;
+    let bytes = LENIENT.decode(text).map_err(|error| {
+        let at = match error {
+            DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+            // A group that breaks off: Go names the end.
+            _ => text.len(),
+        };
+        bad(&format!("illegal base64 data at input byte {at}"))
+    })?;
+    if let Some(words) = decode::json_syntax_error(&bytes) {
+        return Err(bad(&words));
+    }
     let token: Token = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
     if token.v != "meta.k8s.io/v1" {
         return Err(bad(&format!("server does not recognize this encoded version {:?}", token.v)));
@@ -71,18 +94,27 @@ fn untoken(text: &str) -> Result<Token, Status> {
 }
 
 fn number(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| {
-        let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+    text.parse().map_err(|error| {
+        let why = format!("strconv.ParseUint: parsing {}: {}", status::quoted(text), unread(&error));
         let errors = vec![fairlead_api::field::invalid_str(&Path::new("resourceVersion"), text, why)];
         status::invalid("", "", "", &errors)
     })
 }
 
+/// What Go says of a text that is no number of the type: `syntax` where it is none at all.
+fn unread(error: &ParseIntError) -> &'static str {
+    match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    }
+}
+
 /// Go's conversion of an int64 parameter.
 pub fn integer(params: &Params, name: &str) -> Result<Option<i64>, Status> {
     let Some(text) = params.set(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| {
-        status::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", status::quoted(text)))
+    text.parse().map(Some).map_err(|error| {
+        let text = status::quoted(text);
+        status::bad_request(format!("strconv.ParseInt: parsing {text}: {}", unread(&error)))
     })
 }
 
@@ -93,6 +125,7 @@ impl ListOptions {
     /// 422 and 400 with upstream's words.
     pub fn parse(params: &Params) -> Result<Self, Status> {
         check(params, false)?;
+        integer(params, "timeoutSeconds")?;
         let limit = integer(params, "limit")?.unwrap_or(0);
         let limit = usize::try_from(limit).unwrap_or(0);
         let version = params.get("resourceVersion").unwrap_or_default();
@@ -240,6 +273,29 @@ mod tests {
         ] {
             assert_eq!(ListOptions::parse(&Params::parse(Some(query))).unwrap_err().code(), 422, "{query}");
         }
-        assert_eq!(ListOptions::parse(&Params::parse(Some("continue=x"))).unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn parameters_that_do_not_parse_are_refused_in_gos_words() {
+        for (query, words) in [
+            ("limit=abc", "strconv.ParseInt: parsing \"abc\": invalid syntax"),
+            (
+                "limit=99999999999999999999",
+                "strconv.ParseInt: parsing \"99999999999999999999\": value out of range",
+            ),
+            ("timeoutSeconds=x", "strconv.ParseInt: parsing \"x\": invalid syntax"),
+            ("continue=a.b", "continue key is not valid: illegal base64 data at input byte 1"),
+            (
+                "continue=eA",
+                "continue key is not valid: invalid character 'x' looking for beginning of value",
+            ),
+            (
+                "continue=eyJ2Ijoib2xkIiwicnYiOjEsInN0YXJ0IjoiYSJ9",
+                "continue key is not valid: server does not recognize this encoded version \"old\"",
+            ),
+        ] {
+            let refused = ListOptions::parse(&Params::parse(Some(query))).unwrap_err();
+            assert_eq!((refused.code(), refused.message()), (400, words), "{query}");
+        }
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fairlead_api::{
-    decode::{self, FieldValidation},
+    decode::{self, Expected, FieldValidation},
     field::{Cause, FieldError},
     kind::Kind,
-    patch, schema,
+    patch,
+    schema::{self, Schema},
     status::{self, Status},
 };
 use http::HeaderMap;
@@ -19,6 +20,7 @@ use crate::{
     ingest::{self, Verb, WriteOptions},
     managed,
     reply::Answer,
+    verbatim,
     write::{Current, Part, Writing},
 };
 
@@ -84,37 +86,42 @@ impl Patch {
     }
 
     /// What a 422 shows of the patch: strategic patches are printed as Go prints maps, others show the result.
-    fn shown(&self, patched: &Value) -> String {
+    fn shown(&self, schema: &Schema, patched: &Value) -> String {
         match self {
-            Patch::Strategic(tree, _) => go_map(tree),
-            _ => patched.to_string(),
+            Patch::Strategic(tree, _) => patch::go_text(tree),
+            Patch::Merge(tree, _) => patch::merged(schema, patched, tree),
+            Patch::Json(body) => patch::changed(schema, patched, body),
+            Patch::Apply(_) => patched.to_string(),
         }
     }
-}
 
-/// A tree as Go's `%v` prints it.
-fn go_map(value: &Value) -> String {
-    match value {
-        Value::Object(map) => {
-            let parts: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", go_map(v))).collect();
-            format!("map[{}]", parts.join(" "))
+    /// What is wrong with a patched object that says it is of another kind. Strategic patches change a Go struct, whose
+    /// type stays what it is whatever the struct says.
+    fn foreign(&self, kind: &Kind, patched: &Value) -> Option<String> {
+        if matches!(self, Patch::Strategic(..)) {
+            return None;
         }
-        Value::Array(items) => {
-            let parts: Vec<String> = items.iter().map(go_map).collect();
-            format!("[{}]", parts.join(" "))
+        let text = |field: &str| patched[field].as_str().filter(|text| !text.is_empty());
+        let expected = Expected::from(kind);
+        let own = expected.api_version();
+        expected.foreign(text("apiVersion").unwrap_or(&own), text("kind").unwrap_or(kind.kind))
+    }
+
+    /// Whether the patched object is of its type, in the words that upstream has for this kind of patch.
+    fn check(&self, schema: &Schema, patched: &Value) -> Result<(), String> {
+        match self {
+            Patch::Strategic(..) => schema::check_converted(schema, patched),
+            _ => schema::check(schema, patched),
         }
-        Value::String(text) => text.clone(),
-        Value::Null => "<nil>".into(),
-        other => other.to_string(),
     }
 }
 
 /// 422 about the patch itself.
-fn unfit(patch: &Patch, patched: &Value, words: &str) -> Status {
+fn unfit(patch: &Patch, schema: &Schema, patched: &Value, words: &str) -> Status {
     let error = FieldError {
         cause: Cause::Invalid,
         path: "patch".into(),
-        value: Some(status::quoted(&patch.shown(patched))),
+        value: Some(status::quoted(&patch.shown(schema, patched))),
         detail: words.into(),
     };
     status::invalid("", "", "", &vec![error])
@@ -133,14 +140,17 @@ pub fn checked(
 ) -> Result<(Value, Vec<String>), Status> {
     let mut findings: Vec<String> = strict.to_vec();
     if let Some(schema) = schema::of(kind.schema) {
-        if let Err(words) = schema::check(schema, &patched) {
-            return Err(unfit(patch, &patched, &words));
+        if let Err(words) = patch.check(schema, &patched) {
+            return Err(unfit(patch, schema, &patched, &words));
+        }
+        if let Some(words) = patch.foreign(kind, &patched) {
+            return Err(unfit(patch, schema, &patched, &words));
         }
         let before = if validation == FieldValidation::Strict { Some(patched.clone()) } else { None };
         findings.extend(schema::prune(schema, &mut patched));
         if let (Some(before), false) = (before, findings.is_empty()) {
             let words = format!("strict decoding error: {}", findings.join(", "));
-            return Err(unfit(patch, &before, &words));
+            return Err(unfit(patch, schema, &before, &words));
         }
     }
     ingest::complete(kind, &mut patched);
@@ -170,5 +180,10 @@ fn patched(writing: &mut Writing<'_>, patch: &Patch, current: &Current) -> Resul
     let (new, warnings) = checked(call.kind, patch, new, strict, writing.options.validation)?;
     ingest::check_identity(&new, &call.resource.name, &call.resource.namespace)?;
     writing.warnings.extend(warnings);
+    // These two leave what they do not touch as the object's own encoding has it; the others write it anew.
+    if let (Patch::Json(_) | Patch::Merge(..), Some(field)) = (patch, call.kind.verbatim) {
+        let same = new[field] == current.object[field];
+        writing.verbatim = current.verbatim.as_deref().filter(|_| same).map(verbatim::compact);
+    }
     Ok(new)
 }

@@ -10,6 +10,7 @@ use fairlead_api::{
 use serde_json::{Value, json};
 
 use crate::{
+    accept::Shape,
     api::{Api, Call, behind, unavailable},
     cache::{Item, Query, Snapshot, TooOld},
     options::{At, ListOptions, token},
@@ -17,20 +18,15 @@ use crate::{
     select::{Selector, converted},
 };
 
-/// What rows of a table carry of their objects.
+/// What rows of a table carry of their objects: a question that only tables ask.
 ///
 /// # Errors
 /// 400 for a policy that does not exist.
 pub fn include(call: &Call) -> Result<Include, Status> {
-    match call.params.set("includeObject") {
-        None | Some("Metadata") => Ok(Include::Metadata),
-        Some("None") => Ok(Include::None),
-        Some("Object") => Ok(Include::Object),
-        Some(other) => {
-            let message = format!("unrecognized includeObject value: {other:?}");
-            Err(status::bad_request(message))
-        }
+    if !matches!(call.form.shape, Shape::Table(_)) {
+        return Ok(Include::Metadata);
     }
+    Include::parse(call.params.get("includeObject").unwrap_or_default()).map_err(status::bad_request)
 }
 
 /// Waits until the cache is as new as the read asks for.

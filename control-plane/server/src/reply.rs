@@ -9,6 +9,7 @@ use fairlead_api::{
     proto,
     status::Status,
     table::{self, Include},
+    yaml,
 };
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
@@ -64,10 +65,7 @@ pub fn value(form: Form, code: u16, object: &Value) -> Response<Body> {
 fn encoded(form: Form, object: &Value) -> Vec<u8> {
     let name = |field: &str| object[field].as_str().unwrap_or_default();
     match form.media {
-        Media::Yaml => {
-            let text = serde_saphyr::to_string(object).unwrap_or_default();
-            if text.ends_with('\n') { text.into_bytes() } else { (text + "\n").into_bytes() }
-        }
+        Media::Yaml => yaml::write(object).into_bytes(),
         Media::Protobuf => {
             let message = proto::message_of(name("apiVersion"), name("kind"));
             let binary =

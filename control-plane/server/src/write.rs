@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use fairlead_api::{
     apply,
-    field::ErrorList,
+    field::{ErrorList, Path, invalid},
     kind::{Act, Kind},
     kinds::certificatesigningrequest as requests,
     meta, pod,
     status::{self, Status},
+    validate::IMMUTABLE,
 };
 use fairlead_store::{Expect, StoreError, Write};
 use serde_json::Value;
@@ -25,6 +26,7 @@ use crate::{
     read,
     reply::{self, Answer},
     select::converted,
+    verbatim,
 };
 
 /// How often a write that lost against another one is tried again.
@@ -43,6 +45,8 @@ pub struct Writing<'a> {
     pub derived: bool,
     /// Whether this write still has to say whose its fields are.
     pub tracking: Tracking,
+    /// The text of the kind's verbatim field, where the client wrote it itself.
+    pub verbatim: Option<String>,
 }
 
 /// Which strategy an update follows.
@@ -68,6 +72,8 @@ pub struct Current {
     pub revision: u64,
     /// It is as it was created.
     pub pristine: bool,
+    /// The text of the kind's verbatim field.
+    pub verbatim: Option<String>,
 }
 
 /// A written object.
@@ -79,7 +85,23 @@ pub struct Written {
 
 impl<'a> Writing<'a> {
     pub fn new(api: &'a Arc<Api>, call: &'a Call, options: WriteOptions, part: Part) -> Self {
-        Writing { api, call, options, warnings: Vec::new(), part, derived: false, tracking: Tracking::Writer }
+        Writing {
+            api,
+            call,
+            options,
+            warnings: Vec::new(),
+            part,
+            derived: false,
+            tracking: Tracking::Writer,
+            verbatim: None,
+        }
+    }
+
+    /// Remembers the body's own text of the kind's verbatim field. Only JSON has one.
+    fn wrote(&mut self, media: &str, body: &Bytes) {
+        if media == "application/json" {
+            self.verbatim = self.call.kind.verbatim.and_then(|field| verbatim::text(body, field));
+        }
     }
 
     /// The field manager of this write.
@@ -247,9 +269,28 @@ impl<'a> Writing<'a> {
         self.api.caches.fresh().await.map(|_| ()).map_err(behind)
     }
 
+    /// The text of the kind's verbatim field in `object`.
+    fn verbatim(&self, field: &str, object: &Value) -> String {
+        self.verbatim.clone().unwrap_or_else(|| object[field].to_string())
+    }
+
+    /// A verbatim field whose text changes though its value does not: the value's own check says the rest.
+    fn reworded(&self, new: &Value, current: &Current) -> ErrorList {
+        let Some((field, was)) = self.call.kind.verbatim.zip(current.verbatim.as_ref()) else {
+            return ErrorList::new();
+        };
+        if new[field] != current.object[field] || self.verbatim(field, new) == *was {
+            return ErrorList::new();
+        }
+        vec![invalid(&Path::new(field), &new[field], IMMUTABLE)]
+    }
+
     /// The bytes for the store, in the stored version.
     fn stored(&self, object: &Value) -> Bytes {
         let kind = self.call.kind;
+        if let Some(field) = kind.verbatim {
+            return verbatim::put(&to_stored(kind, object), field, &self.verbatim(field, object));
+        }
         match (&kind.convert, self.api.caches.of(kind)) {
             (Some(conversion), Some(cache)) => {
                 let mut object = object.clone();
@@ -345,6 +386,7 @@ impl<'a> Writing<'a> {
         let mut errors = self.strategy(&mut new, old);
         let mut before = meta::validate_update(kind, &new, old);
         before.append(&mut errors);
+        before.extend(self.reworded(&new, current));
         self.refuse_invalid(name, before)?;
         let attributes =
             Attributes { old: Some(old), ..self.attributes(Operation::Update, &namespace, name) };
@@ -453,6 +495,11 @@ impl<'a> Writing<'a> {
                 Err(status::invalid(kind.group, kind.kind, name, &vec![error]))
             }
             version if version == current.revision.to_string() => Ok(true),
+            // Upstream reads it before it compares, and has no status for one that it cannot read.
+            version if version.parse::<u64>().is_err() => Err(status::plain(&format!(
+                "strconv.ParseUint: parsing {}: invalid syntax",
+                status::quoted(version)
+            ))),
             _ => Err(self.modified(name)),
         }
     }
@@ -481,6 +528,7 @@ pub async fn current(api: &Api, kind: &'static Kind, key: &str) -> Result<Option
             object: converted(kind, parse(&bytes)),
             revision: entry.mod_revision,
             pristine: entry.create_revision == entry.mod_revision,
+            verbatim: kind.verbatim.and_then(|field| verbatim::text(&entry.value, field)),
         }
     }))
 }
@@ -557,6 +605,7 @@ pub async fn create(api: &Arc<Api>, call: &Call, media: &str, body: &Bytes) -> A
     ingest::check_namespace(&object, &call.resource.namespace)?;
     let mut writing = Writing::new(api, call, options, Part::Main);
     writing.warnings.extend(warnings);
+    writing.wrote(media, body);
     if !object["metadata"]["resourceVersion"].as_str().unwrap_or_default().is_empty() {
         return Err(status::plain("resourceVersion should not be set on objects to be created"));
     }
@@ -575,6 +624,7 @@ pub async fn update(api: &Arc<Api>, call: &Call, part: Part, media: &str, body: 
     }
     let mut writing = Writing::new(api, call, options, part);
     writing.warnings.extend(warnings);
+    writing.wrote(media, body);
     let name = call.resource.name.clone();
     if part == Part::Main && kind.create_on_update && writing.current(&call.key()).await?.is_none() {
         crate::managed::may_create(api, &writing)?;

@@ -87,8 +87,8 @@ async fn a_watch_resumes_at_a_version_without_gap_or_repetition() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_from_before_what_is_known_is_told_410_and_not_given_a_gap() {
-    let directory = Directory::new("gone");
+async fn a_watch_resumes_over_a_restart_without_a_gap() {
+    let directory = Directory::new("resumed");
     let server = Running::start(&directory.0).await;
     let made = server.post(CONFIGMAPS, &configmap("a", json!({})), 201).await;
     server.post(CONFIGMAPS, &configmap("b", json!({})), 201).await;
@@ -96,7 +96,10 @@ async fn a_watch_from_before_what_is_known_is_told_410_and_not_given_a_gap() {
     let server = Running::start(&directory.0).await;
     let path = format!("{CONFIGMAPS}?watch=1&resourceVersion={}", version(&made));
     let events = server.watch(&path, 1).await;
-    assert_eq!((&events[0]["type"], &events[0]["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert_eq!(
+        (&events[0]["type"], &events[0]["object"]["metadata"]["name"]),
+        (&json!("ADDED"), &json!("b"))
+    );
     server.stop().await;
 }
 
@@ -137,6 +140,78 @@ async fn bodies_that_cannot_be_taken_are_refused_with_upstreams_codes() {
     }
     server.get("/api/v1/nothing", 404).await;
     Running::expect(server.call(Method::DELETE, "/api/v1/configmaps", &Value::Null).await, 405);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revisions_data_may_not_change_by_a_byte() {
+    let directory = Directory::new("verbatim");
+    let server = Running::start(&directory.0).await;
+    let path = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let body = |name: &str, data: &str| {
+        format!(r#"{{"metadata":{{"name":"{name}"}},"revision":1,"data":{data}}}"#).into_bytes()
+    };
+    for (name, data, code) in [("compact", r#"{"b":1,"a":{}}"#, 200), ("spaced", r#"{"b": 1, "a": {}}"#, 422)]
+    {
+        let made = server.send(Method::POST, path, "application/json", body(name, data)).await;
+        assert_eq!(made.status(), 201, "{name}");
+        let path = format!("{path}/{name}");
+        let again = server.send(Method::PUT, &path, "application/json", body(name, data)).await;
+        assert_eq!(again.status(), 200, "{name}: the same text");
+        let label = json!({"metadata": {"labels": {"a": "b"}}});
+        Running::expect(server.call(Method::PATCH, &path, &label).await, code);
+        let changed = json!({"revision": -1, "data": {"b": 2}});
+        let refused = Running::expect(server.call(Method::PATCH, &path, &changed).await, 422);
+        assert_eq!(refused["details"]["causes"].as_array().unwrap().len(), 2, "{refused}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_patch_makes_no_other_kind_of_an_object_and_is_quoted_as_upstream_quotes_it() {
+    let directory = Directory::new("patches");
+    let server = Running::start(&directory.0).await;
+    server.post(CONFIGMAPS, &configmap("a", json!({"k": "<v>"})), 201).await;
+    let path = format!("{CONFIGMAPS}/a");
+    let patch = |media: &'static str, body: Value| {
+        let (server, path) = (&server, &path);
+        async move {
+            let response = server.send(Method::PATCH, path, media, body.to_string().into_bytes()).await;
+            let code = response.status();
+            let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+            (code, serde_json::from_slice::<Value>(&bytes).unwrap())
+        }
+    };
+    let (merge, json, strategic) = (
+        "application/merge-patch+json",
+        "application/json-patch+json",
+        "application/strategic-merge-patch+json",
+    );
+    for (media, body, words) in [
+        (merge, json!({"kind": "Secret"}), "converting (v1.Secret) to (core.ConfigMap): unknown conversion"),
+        (merge, json!({"kind": "No"}), "no kind \"No\" is registered for version \"v1\""),
+        (
+            merge,
+            json!({"data": {"n": 5}}),
+            r#"{\"apiVersion\":\"v1\",\"data\":{\"k\":\"\\u003cv\\u003e\",\"n\":5},\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\",\"namespace\":\"default\",\"uid\":"#,
+        ),
+        (
+            json,
+            json!([{"op": "add", "path": "/data/n", "value": 5}]),
+            r#"\"n\":5},\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\",\"namespace\":"#,
+        ),
+        (strategic, json!({"data": "x"}), "Invalid value: \"map[data:x]\": cannot restore map from string"),
+        (
+            strategic,
+            json!({"data": {"n": 5}}),
+            "Invalid value: \"map[data:map[n:5]]\": cannot convert int64 to string",
+        ),
+        (strategic, json!({"immutable": "x"}), "unrecognized type: bool"),
+    ] {
+        let refused = Running::expect(patch(media, body).await, 422);
+        assert!(refused["message"].as_str().unwrap().contains(words), "{words}\n{refused}");
+    }
+    Running::expect(patch(strategic, json!({"kind": "Secret"})).await, 200);
     server.stop().await;
 }
 

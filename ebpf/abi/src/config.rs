@@ -46,8 +46,8 @@ pub struct Config {
     pub snat_port_min: u16,
     /// Last source port for masquerade and NodePort SNAT. Machine order.
     pub snat_port_max: u16,
-    /// Zero.
-    pub _pad: [u16; 3],
+    /// The uplink's link-layer address, with which `ANNOUNCED` addresses are answered for.
+    pub uplink_mac: [u8; 6],
 }
 
 impl Config {

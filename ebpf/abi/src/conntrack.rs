@@ -106,6 +106,9 @@ impl CtEntry {
     /// Flag: the other TCP end has sent FIN.
     pub const FIN_ASKED: u8 = 1 << 5;
 
+    /// Flag: the flow counts in `LOADS`.
+    pub const COUNTED: u8 = 1 << 6;
+
     /// State: no packet has come back yet.
     pub const NEW: u8 = 0;
     /// State: packets went both ways.
@@ -184,7 +187,7 @@ pub struct FragmentKey {
     pub dst: Addr,
     /// Identification field; IPv4's has 16 bits.
     pub id: crate::Be32,
-    /// IP protocol number.
+    /// IP protocol number; 0 for IPv6, whose pieces need not agree in it (RFC 8200 section 4.5).
     pub proto: u8,
     /// Zero.
     pub _pad: [u8; 3],
@@ -200,4 +203,8 @@ pub struct FragmentValue {
     pub dst_port: Be16,
     /// Second of the monotonic clock after which the entry counts as absent.
     pub expires: u32,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub _pad: [u8; 3],
 }

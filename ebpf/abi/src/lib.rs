@@ -124,4 +124,6 @@ pub mod program {
         "getpeername4",
         "getpeername6",
     ];
+    /// The `cgroup_sock` program for the hook `sock_release` (`BPF_CGROUP_INET_SOCK_RELEASE`): ends what counts in `LOADS`.
+    pub const SOCK_RELEASE: &str = "sock_release";
 }

@@ -187,6 +187,6 @@ pub struct SocketValue {
     pub port: Be16,
     /// Zero.
     pub _pad: u16,
-    /// For `CHOICE` the backend's slot.
+    /// For `CHOICE` the backend's slot; for `REPLY` the [`Service::id`] if the connection counts in `LOADS`, else 0.
     pub slot: u32,
 }

@@ -1,7 +1,7 @@
 //! Where a packet goes once it may.
 
-use crate::{NEXT, Outcome, Scratch, World};
-use fairlead_abi::{Addr, Config, Endpoint, Metric, Reason};
+use crate::{Family, NEXT, Outcome, Scratch, World};
+use fairlead_abi::{Addr, Endpoint, Metric, Reason};
 
 /// Hands the packet to a pod of this node. `redirect_peer` skips the pod's own hook, so ingress policy must
 /// have been judged.
@@ -24,16 +24,22 @@ pub fn to_stack<W: World>(world: &W) -> Outcome {
 
 /// Sends what a pod of this node has sent to an address that is no pod's of this node.
 #[inline(always)]
-pub fn away<W: World>(world: &W, config: &Config, dst: &Addr) -> Outcome {
-    if config.pods_v4.contains(dst) && *dst != config.gateway_v4 {
+pub fn away<W: World>(world: &W, net: Family<'_>, dst: &Addr) -> Outcome {
+    let gateway = dst == net.gateway();
+    if net.pods().contains(dst) && !gateway {
         return Err(Reason::UnknownEndpoint);
     }
-    if config.flags & Config::OVERLAY != 0 && config.cluster_v4.contains(dst) && *dst != config.gateway_v4 {
-        // The overlay device's own hook looks the node up.
-        world.count(Metric::ToOverlay);
-        return Ok(world.redirect(config.overlay_ifindex));
+    if net.is_overlaid(dst) && !gateway {
+        return to_overlay(world, net);
     }
     to_stack(world)
+}
+
+/// Sends the packet into the overlay, whose own hook looks the node up.
+#[inline(always)]
+pub fn to_overlay<W: World>(world: &W, net: Family<'_>) -> Outcome {
+    world.count(Metric::ToOverlay);
+    Ok(world.redirect(net.config.overlay_ifindex))
 }
 
 /// The pod of this node with that address, unless it is closed.

@@ -28,7 +28,8 @@ fn finish(
     }
 }
 
-#[inline(always)]
+/// A function of its own, like all that few packets need: its stack counts only while it runs.
+#[inline(never)]
 fn record(world: &Kernel, scratch: &Scratch, hook: u8, reason: Reason) {
     world.count_drop(reason, world.length());
     if matches!(reason, Reason::LinkLocalNoise) {

@@ -3,48 +3,70 @@
 //!
 //! The quoted transport checksum is left as it is: nobody checks it, and TCP's is not even quoted.
 
-use crate::parse::{Ipv4, L3, proto};
-use crate::{Ends, Scratch, World};
+use crate::parse::{Ipv4, Ipv6, L3, Packet, extensions, proto};
+use crate::rewrite::{self, Side, Sum};
+use crate::{Scratch, World};
 use fairlead_abi::{Addr, Be16, CtEntry, NatKey, Reason};
 
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-/// Reads what the error quotes into `scratch.inner`; false when that is no beginning of an IPv4 packet that the
-/// receiver could have sent.
-#[inline(always)]
+/// Reads what the error quotes into `scratch.inner`; false when that is no beginning of a packet that the receiver could
+/// have sent.
+#[inline(never)]
 pub fn read<W: World>(world: &W, scratch: &mut Scratch) -> bool {
     let at = scratch.packet.l4 + 8;
     let left = scratch.packet.l4_len.saturating_sub(8);
-    let mut ip = Ipv4::default();
-    if left < 28 || !world.load(at, &mut ip) {
-        return false;
-    }
-    let header = u32::from(ip.version_ihl & 15) * 4;
-    if ip.version_ihl >> 4 != 4
-        || header < 20
-        || left < header + 8
-        || ip.fragment.get() & FRAGMENT_OFFSET != 0
-        || ip.src != scratch.packet.dst.v4_word()
-    {
-        return false;
-    }
+    let v6 = scratch.packet.is_v6();
+    let header = if v6 { quoted_v6(world, scratch, at, left) } else { quoted_v4(world, scratch, at, left) };
+    let Some(header) = header else { return false };
     let mut head = [Be16(0); 4];
-    if !world.load(at + header, &mut head) {
+    if left < header + 8 || scratch.inner.src != scratch.packet.dst || !world.load(at + header, &mut head) {
         return false;
     }
     let inner = &mut scratch.inner;
-    inner.src = Addr::from_v4_word(ip.src);
-    inner.dst = Addr::from_v4_word(ip.dst);
-    (inner.src_port, inner.dst_port) = match (ip.proto, head[0].get() >> 8) {
-        (proto::TCP | proto::UDP | proto::SCTP, _) => (head[0], head[1]),
-        (proto::ICMP, 8) => (head[2], Be16(0)),
-        (proto::ICMP, 0) => (Be16(0), head[2]),
+    (inner.src_port, inner.dst_port) = match (scratch.inner_proto as u8, head[0].get() >> 8, v6) {
+        (proto::TCP | proto::UDP | proto::SCTP, ..) => (head[0], head[1]),
+        (proto::ICMP, 8, false) | (proto::ICMPV6, 128, true) => (head[2], Be16(0)),
+        (proto::ICMP, 0, false) | (proto::ICMPV6, 129, true) => (Be16(0), head[2]),
         _ => (Be16(0), Be16(0)),
     };
     scratch.inner_l3 = at;
     scratch.inner_l4 = at + header;
-    scratch.inner_proto = u32::from(ip.proto);
     true
+}
+
+/// Addresses and protocol of the IPv4 header at an offset; returns its length.
+#[inline(always)]
+fn quoted_v4<W: World>(world: &W, scratch: &mut Scratch, at: u32, left: u32) -> Option<u32> {
+    let mut ip = Ipv4::default();
+    if left < 20 || !world.load(at, &mut ip) {
+        return None;
+    }
+    let header = u32::from(ip.version_ihl & 15) * 4;
+    if ip.version_ihl >> 4 != 4 || header < 20 || ip.fragment.get() & FRAGMENT_OFFSET != 0 {
+        return None;
+    }
+    scratch.inner.src = Addr::from_v4_word(ip.src);
+    scratch.inner.dst = Addr::from_v4_word(ip.dst);
+    scratch.inner_proto = u32::from(ip.proto);
+    Some(header)
+}
+
+/// The same for IPv6; the length is that of the extensions, too.
+#[inline(always)]
+fn quoted_v6<W: World>(world: &W, scratch: &mut Scratch, at: u32, left: u32) -> Option<u32> {
+    let mut ip = Ipv6::default();
+    if left < Ipv6::LEN || !world.load(at, &mut ip) || !ip.is_v6() || ip.dst.is_v4() {
+        return None;
+    }
+    let chain = &mut scratch.chain;
+    chain.begin(at + Ipv6::LEN, left - Ipv6::LEN, ip.next);
+    if extensions(world, chain).is_err() || chain.piece == Packet::LATER_FRAGMENT {
+        return None;
+    }
+    (scratch.inner.src, scratch.inner.dst) = (ip.src, ip.dst);
+    scratch.inner_proto = u32::from(chain.next);
+    Some(chain.at - at)
 }
 
 /// If the quoted packet is of a known flow, translates the error for its receiver and returns the flow's
@@ -57,12 +79,19 @@ pub fn read<W: World>(world: &W, scratch: &mut Scratch) -> bool {
 /// `Malformed` when the kernel refuses a write.
 #[inline(always)]
 pub fn related<W: World>(world: &W, scratch: &mut Scratch, defer: bool) -> Result<Option<u32>, Reason> {
+    relate(world, scratch, defer)?;
+    Ok(scratch.inner_known.then_some(scratch.fresh.ifindex))
+}
+
+/// Says in `scratch.inner_known` whether there was such a flow.
+#[inline(never)]
+fn relate<W: World>(world: &W, scratch: &mut Scratch, defer: bool) -> Result<(), Reason> {
     let now = world.now();
-    let inner = scratch.inner;
+    scratch.inner_known = true;
     let proto = scratch.inner_proto as u8;
+    unchanged(scratch);
+    let Scratch { inner, quoted, outer, .. } = scratch;
     let high = scratch.key.set(&inner.src, inner.src_port, &inner.dst, inner.dst_port, proto);
-    let (mut quoted, mut outer) =
-        (inner, Ends { src: scratch.packet.src, dst: scratch.packet.dst, ..Ends::default() });
     if let Some(flow) = world.flow(&scratch.key)
         && flow.expires >= now
     {
@@ -79,17 +108,16 @@ pub fn related<W: World>(world: &W, scratch: &mut Scratch, defer: bool) -> Resul
                 outer.dst = flow.client;
             }
         }
-        translate(world, scratch, &outer, &quoted)?;
-        return Ok(Some(scratch.fresh.ifindex));
+        return translate(world, scratch);
     }
     // The receiver's packet was a backend's answer, quoted as the client saw it.
     let key = &mut scratch.nat_key;
     (key.src, key.src_port, key.dst, key.dst_port) = (inner.dst, inner.dst_port, inner.src, inner.src_port);
     (key.proto, key.kind, key._pad) = (proto, NatKey::SERVICE, 0);
-    let Some(nat) = world.nat(key) else { return Ok(None) };
-    if nat.expires < now {
-        return Ok(None);
-    }
+    let Some(nat) = world.nat(key).filter(|nat| nat.expires >= now) else {
+        scratch.inner_known = false;
+        return Ok(());
+    };
     if outer.src == inner.dst {
         outer.src = nat.src;
     }
@@ -97,8 +125,7 @@ pub fn related<W: World>(world: &W, scratch: &mut Scratch, defer: bool) -> Resul
     (quoted.src, quoted.src_port, quoted.dst, quoted.dst_port) =
         (nat.dst, nat.dst_port, nat.src, nat.src_port);
     scratch.fresh.ifindex = 0;
-    translate(world, scratch, &outer, &quoted)?;
-    Ok(Some(0))
+    translate(world, scratch)
 }
 
 /// If the error is about a packet that left masqueraded, gives it back to the pod.
@@ -107,18 +134,23 @@ pub fn related<W: World>(world: &W, scratch: &mut Scratch, defer: bool) -> Resul
 /// `Malformed` when the kernel refuses a write.
 #[inline(always)]
 pub fn unmasquerade<W: World>(world: &W, scratch: &mut Scratch) -> Result<bool, Reason> {
-    let inner = scratch.inner;
-    let key = &mut scratch.nat_key;
+    reveal(world, scratch)?;
+    Ok(scratch.inner_known)
+}
+
+#[inline(never)]
+fn reveal<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
+    unchanged(scratch);
+    let (inner, key) = (&scratch.inner, &mut scratch.nat_key);
     (key.src, key.src_port, key.dst, key.dst_port) = (inner.dst, inner.dst_port, inner.src, inner.src_port);
     (key.proto, key.kind, key._pad) = (scratch.inner_proto as u8, NatKey::UNMASQUERADE, 0);
-    let Some(nat) = world.nat(key) else { return Ok(false) };
-    if nat.expires < world.now() {
-        return Ok(false);
-    }
-    let outer = Ends { src: scratch.packet.src, dst: nat.dst, ..Ends::default() };
-    let quoted = Ends { src: nat.dst, src_port: nat.dst_port, ..inner };
-    translate(world, scratch, &outer, &quoted)?;
-    Ok(true)
+    let now = world.now();
+    let nat = world.nat(key).filter(|nat| nat.expires >= now);
+    scratch.inner_known = nat.is_some();
+    let Some(nat) = nat else { return Ok(()) };
+    scratch.outer.dst = nat.dst;
+    (scratch.quoted.src, scratch.quoted.src_port) = (nat.dst, nat.dst_port);
+    translate(world, scratch)
 }
 
 /// If a pod's error is about a packet that came to it masqueraded, hides the pod again.
@@ -127,56 +159,58 @@ pub fn unmasquerade<W: World>(world: &W, scratch: &mut Scratch) -> Result<bool, 
 /// `Malformed` when the kernel refuses a write.
 #[inline(always)]
 pub fn masquerade<W: World>(world: &W, scratch: &mut Scratch) -> Result<bool, Reason> {
-    let inner = scratch.inner;
-    let key = &mut scratch.nat_key;
-    (key.src, key.src_port, key.dst, key.dst_port) = (inner.dst, inner.dst_port, inner.src, inner.src_port);
-    (key.proto, key.kind, key._pad) = (scratch.inner_proto as u8, NatKey::MASQUERADE, 0);
-    let Some(nat) = world.nat(key) else { return Ok(false) };
-    if nat.expires < world.now() {
-        return Ok(false);
-    }
-    let outer = Ends { src: nat.src, dst: scratch.packet.dst, ..Ends::default() };
-    let quoted = Ends { dst: nat.src, dst_port: nat.src_port, ..inner };
-    translate(world, scratch, &outer, &quoted)?;
-    Ok(true)
+    hide(world, scratch)?;
+    Ok(scratch.inner_known)
 }
 
-/// Writes new outer addresses and a new quotation. Addresses change no ICMP checksum: the outer ones are not
-/// covered, and a quoted one changes together with the quoted header checksum.
+#[inline(never)]
+fn hide<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
+    unchanged(scratch);
+    let (inner, key) = (&scratch.inner, &mut scratch.nat_key);
+    (key.src, key.src_port, key.dst, key.dst_port) = (inner.dst, inner.dst_port, inner.src, inner.src_port);
+    (key.proto, key.kind, key._pad) = (scratch.inner_proto as u8, NatKey::MASQUERADE, 0);
+    let now = world.now();
+    let nat = world.nat(key).filter(|nat| nat.expires >= now);
+    scratch.inner_known = nat.is_some();
+    let Some(nat) = nat else { return Ok(()) };
+    scratch.outer.src = nat.src;
+    (scratch.quoted.dst, scratch.quoted.dst_port) = (nat.src, nat.src_port);
+    translate(world, scratch)
+}
+
+/// Sets `scratch.outer` and `scratch.quoted` to what is there.
 #[inline(always)]
-fn translate<W: World>(world: &W, scratch: &mut Scratch, outer: &Ends, quoted: &Ends) -> Result<(), Reason> {
-    let (packet, inner) = (&scratch.packet, &scratch.inner);
-    let (l3, l4) = (scratch.inner_l3, scratch.inner_l4);
-    let proto = scratch.inner_proto as u8;
-    let (src_at, dst_at) = match proto {
-        proto::TCP | proto::UDP => (l4, l4 + 2),
+fn unchanged(scratch: &mut Scratch) {
+    scratch.quoted = scratch.inner;
+    (scratch.outer.src, scratch.outer.dst) = (scratch.packet.src, scratch.packet.dst);
+}
+
+/// Writes the addresses in `scratch.outer` and the quotation in `scratch.quoted`.
+///
+/// With IPv4, addresses change no ICMP checksum: the outer ones are not covered, and a quoted one changes together with
+/// the quoted header checksum. ICMPv6 covers the outer ones by a pseudo header, and IPv6 has no header checksum.
+#[inline(never)]
+fn translate<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
+    let Scratch { packet, inner, outer, quoted, .. } = &*scratch;
+    let (v6, l3, l4) = (packet.is_v6(), scratch.inner_l3, scratch.inner_l4);
+    let (src_at, dst_at) = match scratch.inner_proto as u8 {
+        proto::TCP | proto::UDP | proto::SCTP => (l4, l4 + 2),
         _ => (l4 + 4, l4 + 4),
     };
-    let checksum = packet.l4 + 2;
-    let done = address(world, L3, 12, &packet.src, &outer.src)
-        && address(world, L3, 16, &packet.dst, &outer.dst)
-        && address(world, l3, 12, &inner.src, &quoted.src)
-        && address(world, l3, 16, &inner.dst, &quoted.dst)
-        && port(world, checksum, src_at, inner.src_port, quoted.src_port)
-        && port(world, checksum, dst_at, inner.dst_port, quoted.dst_port);
+    let data = Sum { at: packet.l4 + 2, pseudo: false, optional: false };
+    let (around, within) = if v6 { (Some(Sum { pseudo: true, ..data }), Some(data)) } else { (None, None) };
+    let done = rewrite::address(world, v6, L3, Side::Src, around, &packet.src, &outer.src)
+        && rewrite::address(world, v6, L3, Side::Dst, around, &packet.dst, &outer.dst)
+        && rewrite::address(world, v6, l3, Side::Src, within, &inner.src, &quoted.src)
+        && rewrite::address(world, v6, l3, Side::Dst, within, &inner.dst, &quoted.dst)
+        && rewrite::port(world, data, src_at, inner.src_port, quoted.src_port)
+        && rewrite::port(world, data, dst_at, inner.dst_port, quoted.dst_port);
     if !done {
         return Err(Reason::Malformed);
     }
-    (scratch.packet.src, scratch.packet.dst) = (outer.src, outer.dst);
-    (scratch.to.src, scratch.to.dst) = (outer.src, outer.dst);
-    scratch.inner = *quoted;
+    let Scratch { packet, to, outer, .. } = scratch;
+    (packet.src, packet.dst) = (outer.src, outer.dst);
+    (to.src, to.dst) = (outer.src, outer.dst);
+    scratch.inner = scratch.quoted;
     Ok(())
-}
-
-#[inline(always)]
-fn address<W: World>(world: &W, l3: u32, at: u32, from: &Addr, to: &Addr) -> bool {
-    let (from, to) = (from.v4_word(), to.v4_word());
-    from == to || (world.fix_l3(l3 + 10, from, to) && world.store(l3 + at, &to))
-}
-
-#[inline(always)]
-fn port<W: World>(world: &W, checksum: u32, at: u32, from: Be16, to: Be16) -> bool {
-    from.0 == to.0
-        || (world.fix_l4(checksum, u32::from(from.0), u32::from(to.0), 2, false, false)
-            && world.store(at, &to))
 }

@@ -1,7 +1,8 @@
 //! The kernel's side of `world`: maps and helpers.
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST, bpf_sock_addr, bpf_tunnel_key,
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6, BPF_NOEXIST,
+    bpf_sock_addr, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::map;
@@ -31,6 +32,18 @@ static NODES: HashMap<Addr, Node> = HashMap::with_max_entries(16384, SPARSE);
 static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(65536, SPARSE);
 #[map]
 static BACKENDS: HashMap<BackendKey, Backend> = HashMap::with_max_entries(262_144, SPARSE);
+#[map]
+static TABLES: HashMap<u32, Table> = HashMap::with_max_entries(4096, SPARSE);
+#[map]
+static RANGES: LpmTrie<RangeKey, u32> = LpmTrie::with_max_entries(65536, 0);
+#[map]
+static LOADS: LruHashMap<LoadKey, u32> = LruHashMap::with_max_entries(65536, 0);
+#[map]
+static DIRECT: LpmTrie<Addr, u32> = LpmTrie::with_max_entries(4096, 0);
+#[map]
+static ANNOUNCED: HashMap<Addr, u32> = HashMap::with_max_entries(4096, SPARSE);
+#[map]
+static RATES: HashMap<RateKey, Rate> = HashMap::with_max_entries(4096, SPARSE);
 #[map]
 static CURSORS: Array<u32> = Array::with_max_entries(Service::CURSORS, 0);
 #[map]
@@ -292,6 +305,20 @@ impl Kernel {
         unsafe { helper::bpf_ktime_get_ns() }
     }
 
+    #[inline(always)]
+    fn store_with<T: IntoBytes + Immutable>(&self, offset: u32, from: &T, flags: u64) -> bool {
+        // SAFETY: the helper reads exactly the size of T, which has no padding.
+        unsafe {
+            helper::bpf_skb_store_bytes(
+                self.ctx,
+                offset,
+                ptr::from_ref(from).cast(),
+                size_of::<T>() as u32,
+                flags,
+            ) == 0
+        }
+    }
+
     /// This CPU's working memory.
     #[inline(always)]
     pub fn scratch(&self) -> Option<&'static mut Scratch> {
@@ -352,16 +379,12 @@ impl Skb for Kernel {
 
     #[inline(always)]
     fn store<T: IntoBytes + Immutable>(&self, offset: u32, from: &T) -> bool {
-        // SAFETY: the helper reads exactly the size of T, which has no padding.
-        unsafe {
-            helper::bpf_skb_store_bytes(
-                self.ctx,
-                offset,
-                ptr::from_ref(from).cast(),
-                size_of::<T>() as u32,
-                0,
-            ) == 0
-        }
+        self.store_with(offset, from, 0)
+    }
+
+    #[inline(always)]
+    fn store_summed<T: IntoBytes + Immutable>(&self, offset: u32, from: &T) -> bool {
+        self.store_with(offset, from, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
     #[inline(always)]
@@ -384,6 +407,25 @@ impl Skb for Kernel {
     }
 
     #[inline(always)]
+    fn fix_l4_addr(&self, offset: u32, from: &Addr, to: &Addr, pseudo: bool, udp: bool) -> bool {
+        const LEN: u32 = size_of::<Addr>() as u32;
+        let words = |addr: &Addr| ptr::from_ref(addr).cast::<u32>().cast_mut();
+        let mut flags = 0;
+        if pseudo {
+            flags |= u64::from(BPF_F_PSEUDO_HDR);
+        }
+        if udp {
+            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        }
+        // SAFETY: the first helper reads the words of both addresses, the second checks the offset. Size 0 in the flags
+        // says that a difference is given.
+        unsafe {
+            let difference = helper::bpf_csum_diff(words(from), LEN, words(to), LEN, 0);
+            difference >= 0 && helper::bpf_l4_csum_replace(self.ctx, offset, 0, difference as u64, flags) == 0
+        }
+    }
+
+    #[inline(always)]
     fn resize(&self, len: u32) -> bool {
         // SAFETY: the helper checks the length; no pointer into the packet is held.
         unsafe { helper::bpf_skb_change_tail(self.ctx, len, 0) == 0 }
@@ -399,13 +441,19 @@ impl Skb for Kernel {
     fn tunnel(&self) -> Option<(u32, Addr)> {
         // SAFETY: all zero is a valid key.
         let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        // SAFETY: the helper writes at most the size given.
-        let got = unsafe {
-            helper::bpf_skb_get_tunnel_key(self.ctx, &mut key, size_of::<bpf_tunnel_key>() as u32, 0)
-        };
-        // SAFETY: for IPv4 tunnels the helper fills this member, in machine order.
-        (got == 0)
-            .then(|| (key.tunnel_id, Addr::from_v4_word(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be())))
+        const LEN: u32 = size_of::<bpf_tunnel_key>() as u32;
+        // SAFETY: the helper writes at most the size given. It fails for tunnels of the other family.
+        let v4 = unsafe { helper::bpf_skb_get_tunnel_key(self.ctx, &mut key, LEN, 0) == 0 };
+        if v4 {
+            // SAFETY: for IPv4 tunnels the helper fills this member, in machine order.
+            let from = unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be();
+            return Some((key.tunnel_id, Addr::from_v4_word(from)));
+        }
+        let flags = u64::from(BPF_F_TUNINFO_IPV6);
+        // SAFETY: as above.
+        let v6 = unsafe { helper::bpf_skb_get_tunnel_key(self.ctx, &mut key, LEN, flags) == 0 };
+        // SAFETY: for IPv6 tunnels the helper fills this member, in network order.
+        v6.then(|| (key.tunnel_id, Addr(unsafe { key.__bindgen_anon_1.remote_ipv6 })))
     }
 
     #[inline(always)]
@@ -415,10 +463,16 @@ impl Skb for Kernel {
         let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
         key.tunnel_id = vni;
         key.tunnel_ttl = TTL;
-        key.__bindgen_anon_1.remote_ipv4 = u32::from_be(node.v4_word());
+        let flags = if node.is_v4() {
+            key.__bindgen_anon_1.remote_ipv4 = u32::from_be(node.v4_word());
+            0
+        } else {
+            key.__bindgen_anon_1.remote_ipv6 = node.0;
+            u64::from(BPF_F_TUNINFO_IPV6)
+        };
         // SAFETY: the helper reads at most the size given.
         unsafe {
-            helper::bpf_skb_set_tunnel_key(self.ctx, &mut key, size_of::<bpf_tunnel_key>() as u32, 0) == 0
+            helper::bpf_skb_set_tunnel_key(self.ctx, &mut key, size_of::<bpf_tunnel_key>() as u32, flags) == 0
         }
     }
 

@@ -7,10 +7,11 @@
 //!
 //! Nothing here panics, indexes by a variable or loops without a bound. What is too big for the kernel's
 //! 512 bytes of stack lives in [`Scratch`].
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 pub mod conntrack;
 pub mod deliver;
+pub mod family;
 pub mod icmp;
 pub mod masquerade;
 pub mod overlay;
@@ -19,6 +20,7 @@ pub mod pod;
 pub mod policy;
 pub mod reject;
 pub mod rewrite;
+pub mod sctp;
 pub mod service;
 pub mod socket;
 pub mod uplink;
@@ -26,6 +28,7 @@ pub mod world;
 
 use fairlead_abi::{Addr, Be16, CtEntry, CtKey, FragmentKey, NatKey, NatValue, Reason};
 
+pub use family::Family;
 pub use parse::Packet;
 pub use world::{Maps, Skb, World};
 
@@ -69,14 +72,22 @@ pub struct Scratch {
     pub nat: NatValue,
     /// Key in `FRAGMENTS`.
     pub fragment: FragmentKey,
+    /// Where the walk along IPv6 extension headers is.
+    pub chain: parse::Chain,
     /// Ends of the packet that an ICMP error is about.
     pub inner: Ends,
+    /// What they become.
+    pub quoted: Ends,
+    /// What the error's own addresses become.
+    pub outer: Ends,
     /// Offset of that packet's IP header.
     pub inner_l3: u32,
     /// Offset of that packet's transport header.
     pub inner_l4: u32,
     /// That packet's IP protocol number.
     pub inner_proto: u32,
+    /// Whether it is of a known flow.
+    pub inner_known: bool,
     /// Headers under construction.
     pub header: reject::Header,
     /// The rule that decided.

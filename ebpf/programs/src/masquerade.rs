@@ -1,9 +1,9 @@
 //! What pods send out of the cluster leaves with the node's address.
 
-use crate::parse::proto;
+use crate::parse::{Packet, proto};
 use crate::service::{is_translated_port, lifetime, port};
-use crate::{Scratch, World};
-use fairlead_abi::{Addr, Config, Metric, NatKey, Reason};
+use crate::{Family, Scratch, World};
+use fairlead_abi::{Addr, Metric, NatKey, Reason};
 
 /// How many source ports are tried.
 const ATTEMPTS: u32 = 16;
@@ -13,18 +13,18 @@ const ATTEMPTS: u32 = 16;
 /// # Errors
 /// `NatExhausted` when no port is free.
 #[inline(always)]
-pub fn leave<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Result<(), Reason> {
+pub fn leave<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Result<(), Reason> {
     let now = world.now();
     let packet = &scratch.packet;
     let (key, to) = (&mut scratch.nat_key, &mut scratch.to);
     (key.src, key.src_port) = (packet.src, packet.src_port);
     (key.dst, key.dst_port) = (packet.dst, packet.dst_port);
     (key.proto, key.kind, key._pad) = (packet.proto, NatKey::MASQUERADE, 0);
-    to.src = config.node_v4;
+    to.src = *net.node();
     let life = lifetime(packet.proto);
     if let Some(mut nat) = world.nat(key)
         && nat.expires >= now
-        && nat.src == config.node_v4
+        && nat.src == *net.node()
     {
         to.src_port = nat.src_port;
         let until = now.saturating_add(life);
@@ -39,7 +39,7 @@ pub fn leave<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Res
         }
         // The claim was evicted and has gone to another flow.
     }
-    claim(world, scratch, config, now)
+    claim(world, scratch, net, now)
 }
 
 /// Whether the claim for `scratch.to` is this flow's, made again if it is gone.
@@ -74,16 +74,16 @@ fn fill_claim(scratch: &mut Scratch, now: u32) {
 }
 
 #[inline(always)]
-fn claim<W: World>(world: &W, scratch: &mut Scratch, config: &Config, now: u32) -> Result<(), Reason> {
-    let has_ports = matches!(scratch.packet.proto, proto::TCP | proto::UDP)
-        || (scratch.packet.proto == proto::ICMP && scratch.packet.icmp_type == 8);
+fn claim<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>, now: u32) -> Result<(), Reason> {
+    let has_ports = matches!(scratch.packet.proto, proto::TCP | proto::UDP | proto::SCTP)
+        || scratch.packet.is(Packet::ECHO_REQUEST);
     for attempt in 0..ATTEMPTS {
         // A port that is in the range already is kept if it can be. What has no ports can only be kept.
         let own = scratch.packet.src_port;
-        scratch.to.src_port = if !has_ports || (attempt == 0 && is_translated_port(config, own)) {
+        scratch.to.src_port = if !has_ports || (attempt == 0 && is_translated_port(net.config, own)) {
             own
         } else {
-            port(world, config)
+            port(world, net.config)
         };
         fill_claim(scratch, now);
         let mut claimed = world.claim_nat(&scratch.nat_key, &scratch.nat);

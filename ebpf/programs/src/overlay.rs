@@ -1,9 +1,9 @@
 //! The VXLAN device.
 
 use crate::conntrack::{Parties, admit, forget_translation};
-use crate::parse::{self, ETH_IPV4, ETH_IPV6, Packet};
+use crate::parse::{self, ETH_IPV4, ETH_IPV6, Ipv4, L3, Packet};
 use crate::world::{config, is_own};
-use crate::{NEXT, Outcome, Scratch, World, deliver, icmp, pod, rewrite};
+use crate::{Family, NEXT, Outcome, Scratch, World, deliver, icmp, pod, rewrite};
 use fairlead_abi::{Addr, Config, CtEntry, Metric, Node, Reason};
 
 /// What comes from other nodes.
@@ -13,19 +13,21 @@ use fairlead_abi::{Addr, Config, CtEntry, Metric, Node, Reason};
 #[inline(always)]
 pub fn from_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let config = config(world)?;
-    match world.ether_type() {
-        ETH_IPV4 => {}
-        ETH_IPV6 => return Err(parse::ipv6(world, scratch)),
-        _ => return Err(Reason::UnknownEtherType),
+    if !matches!(world.ether_type(), ETH_IPV4 | ETH_IPV6) {
+        return Err(Reason::UnknownEtherType);
     }
-    parse::ipv4(world, scratch)?;
+    parse::ip(world, scratch, config)?;
+    if scratch.packet.is_link_local_noise() {
+        return Err(Reason::LinkLocalNoise);
+    }
+    let net = Family::of(config, &scratch.packet);
     authentic(world, scratch, config)?;
     if !world.accept() {
         return Err(Reason::Malformed);
     }
     forget_translation(scratch);
     let dst = scratch.packet.dst;
-    if dst == config.gateway_v4 || is_own(world, &dst) {
+    if dst == *net.gateway() || is_own(world, &dst) {
         return to_node(world, scratch);
     }
     let Some(endpoint) = deliver::pod(world, scratch, &dst)? else {
@@ -37,7 +39,7 @@ pub fn from_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     {
         return deliver::to_pod(world, endpoint);
     }
-    if !config.cluster_v4.contains(&scratch.packet.src) {
+    if !net.cluster().contains(&scratch.packet.src) {
         // A node asks with an address that the uplink leads to, too: the answer must go back this way.
         scratch.fresh.ifindex = config.overlay_ifindex;
     }
@@ -121,17 +123,23 @@ pub fn to_client<W: World>(world: &W, ifindex: u32) -> Outcome {
 pub fn to_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let config = config(world)?;
     match world.ether_type() {
-        ETH_IPV4 => {}
-        ETH_IPV6 => return Err(parse::ipv6(world, scratch)),
+        ETH_IPV4 => {
+            let mut ip = Ipv4::default();
+            if !world.load(L3, &mut ip) {
+                return Err(Reason::Malformed);
+            }
+            scratch.packet.proto = ip.proto;
+            scratch.packet.src = Addr::from_v4_word(ip.src);
+            scratch.packet.dst = Addr::from_v4_word(ip.dst);
+        }
+        ETH_IPV6 => {
+            parse::ip(world, scratch, config)?;
+            if scratch.packet.is_link_local_noise() {
+                return Err(Reason::LinkLocalNoise);
+            }
+        }
         _ => return Err(Reason::UnknownEtherType),
     }
-    let mut ip = parse::Ipv4::default();
-    if !world.load(parse::L3, &mut ip) {
-        return Err(Reason::Malformed);
-    }
-    scratch.packet.proto = ip.proto;
-    scratch.packet.src = Addr::from_v4_word(ip.src);
-    scratch.packet.dst = Addr::from_v4_word(ip.dst);
     let dst = scratch.packet.dst;
     scratch.to.dst = dst;
     let home = match world.route(&dst) {

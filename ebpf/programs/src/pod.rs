@@ -1,10 +1,10 @@
 //! The host side of a pod's veth.
 
 use crate::conntrack::{Parties, admit, forget_translation};
-use crate::parse::{self, ETH_ARP, ETH_IPV4, ETH_IPV6, Packet};
+use crate::parse::{self, ETH_ARP, ETH_IPV4, ETH_IPV6, Packet, icmpv6};
 use crate::world::{config, is_own};
-use crate::{Outcome, Scratch, World, deliver, icmp, rewrite, service};
-use fairlead_abi::{Addr, Config, CtEntry, Endpoint, Metric, Reason};
+use crate::{Family, Outcome, Scratch, World, deliver, icmp, rewrite, service};
+use fairlead_abi::{Addr, Config, CtEntry, Endpoint, Reason};
 
 /// What a pod sends.
 ///
@@ -14,15 +14,19 @@ use fairlead_abi::{Addr, Config, CtEntry, Endpoint, Metric, Reason};
 pub fn from_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let config = config(world)?;
     match world.ether_type() {
-        ETH_IPV4 => {}
+        ETH_IPV4 | ETH_IPV6 => {}
         ETH_ARP => return arp(world, scratch),
-        ETH_IPV6 => return Err(parse::ipv6(world, scratch)),
         _ => return Err(Reason::UnknownEtherType),
     }
-    let parsed = parse::ipv4(world, scratch);
+    let parsed = parse::ip(world, scratch, config);
+    if scratch.packet.is_v6() && (!Family::has_v6(config) || scratch.packet.is_link_local_noise()) {
+        parsed?;
+        return neighbour(world, scratch);
+    }
     let endpoint = own_endpoint(world, scratch, Reason::SpoofedSource)?;
     parsed?;
-    if parse::is_bad_destination(&scratch.packet.dst) {
+    let net = Family::of(config, &scratch.packet);
+    if parse::is_bad_destination(&scratch.packet) {
         return Err(Reason::BadDestination);
     }
     if parse::is_forged_overlay(world, config, &scratch.packet) {
@@ -34,18 +38,18 @@ pub fn from_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         if mine && icmp::related(world, scratch, true)?.is_some() {
             let dst = scratch.to.dst;
             let destination = deliver::pod(world, scratch, &dst)?;
-            return leave(world, scratch, config, destination, false);
+            return leave(world, scratch, net, destination, false);
         }
     }
     let dst = scratch.packet.dst;
-    let pods = config.cluster_v4.contains(&dst) && dst != config.gateway_v4;
-    let cluster = pods || dst == Config::POD_GATEWAY_V4;
-    let translated = !cluster && service::translate(world, scratch, config, false)?;
+    let pods = net.cluster().contains(&dst) && dst != *net.gateway();
+    let cluster = pods || dst == net.pod_gateway();
+    let translated = !cluster && service::translate(world, scratch, net, false)?;
     let node = !cluster && is_own(world, &scratch.to.dst);
     if node && !translated {
         return deliver::to_stack(world);
     }
-    send(world, scratch, config, endpoint, node, translated)
+    send(world, scratch, net, endpoint, node, translated)
 }
 
 /// Judges, translates and sends what is not for the node itself.
@@ -53,7 +57,7 @@ pub fn from_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
 fn send<W: World>(
     world: &W,
     scratch: &mut Scratch,
-    config: &Config,
+    net: Family<'_>,
     endpoint: &Endpoint,
     node: bool,
     translated: bool,
@@ -63,11 +67,12 @@ fn send<W: World>(
         return Err(Reason::EndpointClosed);
     }
     // A pod that talks to itself through a Service has the gateway as its peer.
-    let hairpin = scratch.to.src == Config::POD_GATEWAY_V4 || scratch.to.dst == Config::POD_GATEWAY_V4;
+    let gateway = net.pod_gateway();
+    let hairpin = scratch.to.src == gateway || scratch.to.dst == gateway;
     let dst = scratch.to.dst;
     let destination = if hairpin {
         Some(endpoint)
-    } else if config.pods_v4.contains(&dst) {
+    } else if net.pods().contains(&dst) {
         deliver::pod(world, scratch, &dst)?
     } else {
         None
@@ -76,15 +81,14 @@ fn send<W: World>(
     if hairpin && seen.flags & CtEntry::SNAT == 0 {
         return Err(Reason::BadDestination);
     }
-    if seen.reply && seen.ifindex != 0 && seen.ifindex == config.overlay_ifindex {
-        world.count(Metric::ToOverlay);
-        return Ok(world.redirect(seen.ifindex));
+    if seen.reply && seen.ifindex != 0 && seen.ifindex == net.config.overlay_ifindex {
+        return deliver::to_overlay(world, net);
     }
     let back = seen.is_translated_reply() && destination.is_some();
     if back {
         restore(scratch, seen.flags);
     }
-    leave(world, scratch, config, destination, translated || back)
+    leave(world, scratch, net, destination, translated || back)
 }
 
 /// The ends as the client knows them.
@@ -102,7 +106,7 @@ pub fn restore(scratch: &mut Scratch, flags: u8) {
 fn leave<W: World>(
     world: &W,
     scratch: &mut Scratch,
-    config: &Config,
+    net: Family<'_>,
     destination: Option<&Endpoint>,
     changed: bool,
 ) -> Outcome {
@@ -113,7 +117,7 @@ fn leave<W: World>(
         Some(endpoint) => deliver::to_pod(world, endpoint),
         None => {
             let dst = scratch.to.dst;
-            deliver::away(world, config, &dst)
+            deliver::away(world, net, &dst)
         }
     }
 }
@@ -143,22 +147,57 @@ fn arp<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     deliver::to_stack(world)
 }
 
+/// Neighbour discovery (RFC 4861) between a pod and its gateway. The node's stack answers, and believes what a pod says
+/// about its own addresses: the one it was given, and link-local ones, which hold on its own link only. The rest of what
+/// interfaces send by themselves ends here.
+#[inline(always)]
+fn neighbour<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    let packet = &scratch.packet;
+    let advertises = packet.icmp_type == icmpv6::NEIGHBOUR_ADVERTISEMENT;
+    if !advertises && packet.icmp_type != icmpv6::NEIGHBOUR_SOLICITATION || packet.src == Addr::UNSPECIFIED {
+        // Without a source it asks whether its address is free (RFC 4862), which nobody here doubts.
+        return Err(Reason::LinkLocalNoise);
+    }
+    if packet.is(Packet::FRAGMENT) {
+        // RFC 6980.
+        return Err(Reason::Malformed);
+    }
+    if !parse::is_link_local(&packet.dst) {
+        return Err(Reason::BadDestination);
+    }
+    let mut target = packet.src;
+    if advertises && !world.load(packet.l4 + 8, &mut target) {
+        return Err(Reason::Malformed);
+    }
+    for addr in [packet.src, target] {
+        let own = world.endpoint(&addr).is_some_and(|endpoint| endpoint.ifindex == world.ifindex());
+        if !own && (!parse::is_link_local(&addr) || addr == Config::POD_GATEWAY_V6) {
+            return Err(Reason::SpoofedSource);
+        }
+    }
+    deliver::to_stack(world)
+}
+
 /// What the node's stack sends to a pod: its own traffic, and what it routed.
 ///
 /// # Errors
 /// Why it is dropped.
 #[inline(always)]
 pub fn to_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
-    config(world)?;
+    let config = config(world)?;
     match world.ether_type() {
-        ETH_IPV4 => {}
+        ETH_IPV4 | ETH_IPV6 => {}
         ETH_ARP => return deliver::to_stack(world),
-        ETH_IPV6 => return Err(parse::ipv6(world, scratch)),
         _ => return Err(Reason::UnknownEtherType),
     }
-    parse::ipv4(world, scratch)?;
+    parse::ip(world, scratch, config)?;
     // Only what the node itself made has never come in by an interface.
     let node = world.ingress_ifindex() == 0;
+    if scratch.packet.is_link_local_noise() {
+        let kind = scratch.packet.icmp_type;
+        let discovery = matches!(kind, icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::NEIGHBOUR_ADVERTISEMENT);
+        return if discovery && node { deliver::to_stack(world) } else { Err(Reason::LinkLocalNoise) };
+    }
     let dst = scratch.packet.dst;
     let endpoint = match world.endpoint(&dst) {
         Some(endpoint) if endpoint.ifindex == world.ifindex() => endpoint,

@@ -1,8 +1,8 @@
 //! Service address to backend, for sockets and for packets.
 
 use crate::conntrack;
-use crate::parse::proto;
-use crate::{Scratch, World, world::Maps, world::is_own};
+use crate::parse::{Packet, proto};
+use crate::{Family, Scratch, World, world::Maps, world::is_own};
 use fairlead_abi::*;
 
 /// How many backends are tried before a packet is given up.
@@ -13,7 +13,7 @@ const PORT_ATTEMPTS: u32 = 16;
 /// The service at an address, or at this node's port.
 #[inline(always)]
 pub fn find<'a, M: Maps>(maps: &'a M, addr: &Addr, port: Be16, proto: u8) -> Option<&'a Service> {
-    if proto != proto::TCP && proto != proto::UDP {
+    if !matches!(proto, proto::TCP | proto::UDP | proto::SCTP) {
         return None;
     }
     let mut key = ServiceKey { addr: *addr, port, proto, _pad: 0 };
@@ -72,12 +72,12 @@ pub fn holds<M: Maps>(maps: &M, service: u32, slot: u32, addr: &Addr, port: Be16
 pub fn translate<W: World>(
     world: &W,
     scratch: &mut Scratch,
-    config: &Config,
+    net: Family<'_>,
     outside: bool,
 ) -> Result<bool, Reason> {
     let packet = &scratch.packet;
     let Some(service) = find(world, &packet.dst, packet.dst_port, packet.proto) else {
-        let unused = config.services_v4.contains(&packet.dst);
+        let unused = net.services().contains(&packet.dst);
         return if unused { Err(Reason::NoService) } else { Ok(false) };
     };
     let key = &mut scratch.nat_key;
@@ -102,15 +102,19 @@ pub fn translate<W: World>(
         let Some((backend, slot)) = choose(world, service, &scratch.packet.src, attempt == 0) else {
             continue;
         };
+        if backend.addr.is_v4() == scratch.packet.is_v6() {
+            // The families of a dual-stack Service do not mix.
+            continue;
+        }
         missed = false;
-        let ends = assign(world, scratch, &backend, outside);
+        let ends = assign(world, scratch, net, &backend, outside);
         if !matches!(ends, Ends::Taken) {
             found = Some((slot, matches!(ends, Ends::Elsewhere)));
             break;
         }
     }
     match found {
-        Some((slot, elsewhere)) if !elsewhere || claim(world, scratch, config) => {
+        Some((slot, elsewhere)) if !elsewhere || claim(world, scratch, net) => {
             remember(world, scratch, slot);
             world.count(Metric::ServiceFlow);
             Ok(true)
@@ -125,7 +129,7 @@ fn follow<W: World>(world: &W, scratch: &mut Scratch, service: u32) -> bool {
     let now = world.now();
     let Some(mut nat) = world.nat(&scratch.nat_key) else { return false };
     let packet = &scratch.packet;
-    let again = packet.is_syn() || packet.proto == proto::UDP;
+    let again = packet.is_syn() || packet.is(Packet::INIT) || packet.proto == proto::UDP;
     if nat.expires < now || (again && !holds(world, service, nat.slot, &nat.dst, nat.dst_port)) {
         return false;
     }
@@ -167,7 +171,13 @@ enum Ends {
 
 /// Sets the ends for a backend.
 #[inline(always)]
-fn assign<W: World>(world: &W, scratch: &mut Scratch, backend: &Backend, outside: bool) -> Ends {
+fn assign<W: World>(
+    world: &W,
+    scratch: &mut Scratch,
+    net: Family<'_>,
+    backend: &Backend,
+    outside: bool,
+) -> Ends {
     let (to, packet) = (&mut scratch.to, &scratch.packet);
     (to.dst, to.dst_port) = (backend.addr, backend.port);
     (to.src, to.src_port) = (packet.src, packet.src_port);
@@ -176,7 +186,7 @@ fn assign<W: World>(world: &W, scratch: &mut Scratch, backend: &Backend, outside
         return Ends::Elsewhere;
     }
     if backend.addr == packet.src {
-        to.src = Config::POD_GATEWAY_V4;
+        to.src = net.pod_gateway();
         scratch.fresh.flags = CtEntry::DNAT | CtEntry::SNAT;
     }
     scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, packet.proto);
@@ -200,17 +210,19 @@ fn same(flow: &CtEntry, fresh: &CtEntry) -> bool {
 
 /// Takes an address of this node and a free port as the source. Writing the flow is the claim.
 #[inline(always)]
-fn claim<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> bool {
+fn claim<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> bool {
     let now = world.now();
     let to = &mut scratch.to;
-    let by_overlay = config.flags & Config::OVERLAY != 0 && config.cluster_v4.contains(&to.dst);
-    to.src = if by_overlay { config.gateway_v4 } else { config.node_v4 };
+    to.src = if net.is_overlaid(&to.dst) { *net.gateway() } else { *net.node() };
+    if to.src == Addr::UNSPECIFIED {
+        return false;
+    }
     let fresh = &mut scratch.fresh;
     (fresh.opener_revision, fresh.asked_revision, fresh.state) = (0, 0, CtEntry::NEW);
     conntrack::track(&scratch.packet, fresh, false, now);
     let unordered = CtEntry::DNAT | CtEntry::SNAT | (fresh.flags & CtEntry::FIN_OPENER);
     for _ in 0..PORT_ATTEMPTS {
-        to.src_port = port(world, config);
+        to.src_port = port(world, net.config);
         let high = scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, scratch.packet.proto);
         fresh.flags = unordered | if high { CtEntry::HIGH_OPENED } else { 0 };
         if world.claim_flow(&scratch.key, fresh) {

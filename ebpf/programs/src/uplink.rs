@@ -4,11 +4,11 @@
 //! untouched, even when it does not parse: it is the stack's.
 
 use crate::conntrack::{self, Parties, admit, forget_translation};
-use crate::parse::{self, ETH_IPV4, Packet, proto};
+use crate::parse::{self, ETH_IPV4, ETH_IPV6, Packet, proto};
 use crate::service::{self, is_translated_port};
 use crate::world::{config, is_own};
-use crate::{NEXT, Outcome, Scratch, World, deliver, icmp, masquerade, overlay, pod, rewrite};
-use fairlead_abi::{Config, CtEntry, Metric, Reason};
+use crate::{Family, NEXT, Outcome, Scratch, World, deliver, icmp, masquerade, overlay, pod, rewrite};
+use fairlead_abi::{Addr, Config, CtEntry, Reason};
 
 /// What comes from outside.
 ///
@@ -18,28 +18,26 @@ use fairlead_abi::{Config, CtEntry, Metric, Reason};
 pub fn from_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let Ok(config) = config(world) else { return Ok(NEXT) };
     // A bridge floods what is for others; answering that, too, would double it.
-    if world.ether_type() != ETH_IPV4 || !world.is_for_us() || parse::ipv4(world, scratch).is_err() {
+    if !is_ip(world) || !world.is_for_us() || parse::ip(world, scratch, config).is_err() {
         return Ok(NEXT);
     }
-    if is_overlay(config, &scratch.packet) {
+    let net = Family::of(config, &scratch.packet);
+    if is_overlay(net, &scratch.packet) || scratch.packet.is_link_local_noise() {
         return Ok(NEXT);
     }
     forget_translation(scratch);
     let (src, dst) = (scratch.packet.src, scratch.packet.dst);
-    let to_pod = config.pods_v4.contains(&dst);
+    let to_pod = net.pods().contains(&dst);
     let all_hidden = Config::OVERLAY | Config::MASQUERADE;
-    if config.cluster_v4.contains(&src)
-        && config.flags & Config::OVERLAY != 0
-        && (to_pod || config.flags & all_hidden == all_hidden)
-    {
+    if net.is_overlaid(&src) && (to_pod || config.flags & all_hidden == all_hidden) {
         // Pods of other nodes come by the overlay, and what they send here leaves their node masqueraded.
         return Err(Reason::SpoofedSource);
     }
     if !to_pod {
         if scratch.packet.is(Packet::ICMP_ERROR) {
-            return error(world, scratch, config);
+            return error(world, scratch, net);
         }
-        let ports = matches!(scratch.packet.proto, proto::TCP | proto::UDP | proto::ICMP);
+        let ports = has_ports(&scratch.packet);
         if !ports || is_translated_port(config, scratch.packet.dst_port) {
             if let Some(ifindex) = overlay::answer(world, scratch)? {
                 return overlay::to_client(world, ifindex);
@@ -48,21 +46,31 @@ pub fn from_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
                 return inward(world, scratch);
             }
         }
-        if service::translate(world, scratch, config, true)? {
-            return serve(world, scratch, config);
+        if service::translate(world, scratch, net, true)? {
+            return serve(world, scratch, net);
         }
         return Ok(NEXT);
     }
     inward(world, scratch)
 }
 
+#[inline(always)]
+fn is_ip<W: World>(world: &W) -> bool {
+    matches!(world.ether_type(), ETH_IPV4 | ETH_IPV6)
+}
+
+#[inline(always)]
+fn has_ports(packet: &Packet) -> bool {
+    matches!(packet.proto, proto::TCP | proto::UDP | proto::SCTP) || packet.is(Packet::ICMP)
+}
+
 /// Between nodes, VXLAN packets are not for any table.
 #[inline(always)]
-fn is_overlay(config: &Config, packet: &Packet) -> bool {
+fn is_overlay(net: Family<'_>, packet: &Packet) -> bool {
     packet.proto == proto::UDP
-        && packet.dst_port.0 == config.vxlan_port.0
-        && config.flags & Config::OVERLAY != 0
-        && !config.cluster_v4.contains(&packet.src)
+        && packet.dst_port.0 == net.config.vxlan_port.0
+        && net.config.flags & Config::OVERLAY != 0
+        && !net.cluster().contains(&packet.src)
 }
 
 /// To the pod `scratch.to.dst`.
@@ -93,7 +101,7 @@ fn inward<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
 
 /// To the backend that was chosen.
 #[inline(always)]
-fn serve<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Outcome {
+fn serve<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome {
     let dst = scratch.to.dst;
     let destination = deliver::pod(world, scratch, &dst)?;
     let node = destination.is_none() && is_own(world, &dst);
@@ -105,9 +113,8 @@ fn serve<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Outcome
     if node {
         return deliver::to_stack(world);
     }
-    if config.flags & Config::OVERLAY != 0 && config.cluster_v4.contains(&dst) {
-        world.count(Metric::ToOverlay);
-        return Ok(world.redirect(config.overlay_ifindex));
+    if net.is_overlaid(&dst) {
+        return deliver::to_overlay(world, net);
     }
     // The stack would refuse a packet from outside that has its own address as the source.
     Ok(world.redirect_neigh(world.ifindex()))
@@ -115,7 +122,7 @@ fn serve<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Outcome
 
 /// An ICMP error for the node's address: about what was masqueraded, or about an answer of a Service.
 #[inline(always)]
-fn error<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Outcome {
+fn error<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome {
     if !icmp::read(world, scratch) {
         return Ok(NEXT);
     }
@@ -131,8 +138,8 @@ fn error<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Outcome
     if is_own(world, &dst) {
         return Ok(NEXT);
     }
-    if config.flags & Config::OVERLAY != 0 && config.cluster_v4.contains(&dst) {
-        return Ok(world.redirect(config.overlay_ifindex));
+    if net.is_overlaid(&dst) {
+        return deliver::to_overlay(world, net);
     }
     let out = if ifindex != 0 { ifindex } else { world.ifindex() };
     overlay::to_client(world, out)
@@ -145,20 +152,21 @@ fn error<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Outcome
 #[inline(always)]
 pub fn to_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let Ok(config) = config(world) else { return Ok(NEXT) };
-    if world.ether_type() != ETH_IPV4 {
+    if !is_ip(world) {
         return Ok(NEXT);
     }
-    if let Err(reason) = parse::ipv4(world, scratch) {
-        let pod = config.pods_v4.contains(&scratch.packet.src);
-        return if pod { Err(reason) } else { Ok(NEXT) };
+    let parsed = parse::ip(world, scratch, config);
+    let net = Family::of(config, &scratch.packet);
+    if let Err(reason) = parsed {
+        return if net.pods().contains(&scratch.packet.src) { Err(reason) } else { Ok(NEXT) };
     }
     let packet = &scratch.packet;
-    if is_overlay(config, packet) {
+    if is_overlay(net, packet) || packet.is_link_local_noise() {
         return Ok(NEXT);
     }
     let now = world.now();
     if packet.is(Packet::ICMP_ERROR) && icmp::read(world, scratch) {
-        if icmp::related(world, scratch, false)?.is_some() && scratch.to.src == config.node_v4 {
+        if icmp::related(world, scratch, false)?.is_some() && scratch.to.src == *net.node() {
             return Ok(NEXT);
         }
         if icmp::masquerade(world, scratch)? {
@@ -182,10 +190,10 @@ pub fn to_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
             return Ok(NEXT);
         }
     }
-    if !leaves_hidden(config, &scratch.packet) {
+    if !leaves_hidden(net, &scratch.packet) {
         return Ok(NEXT);
     }
-    masquerade::leave(world, scratch, config)?;
+    masquerade::leave(world, scratch, net)?;
     rewrite::apply(world, scratch)?;
     Ok(NEXT)
 }
@@ -193,12 +201,15 @@ pub fn to_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
 /// Pods' packets to the outside; and the node's own ones on a port of the range, so that no pod's flow can be
 /// given the same ends.
 #[inline(always)]
-fn leaves_hidden(config: &Config, packet: &Packet) -> bool {
-    if config.flags & Config::MASQUERADE == 0 || config.cluster_v4.contains(&packet.dst) {
+fn leaves_hidden(net: Family<'_>, packet: &Packet) -> bool {
+    if net.config.flags & Config::MASQUERADE == 0
+        || net.cluster().contains(&packet.dst)
+        || *net.node() == Addr::UNSPECIFIED
+    {
         return false;
     }
-    config.pods_v4.contains(&packet.src)
-        || (packet.src == config.node_v4
-            && is_translated_port(config, packet.src_port)
-            && !parse::is_bad_destination(&packet.dst))
+    net.pods().contains(&packet.src)
+        || (packet.src == *net.node()
+            && is_translated_port(net.config, packet.src_port)
+            && !parse::is_bad_destination(packet))
 }

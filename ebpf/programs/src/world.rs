@@ -94,16 +94,22 @@ pub trait Skb {
     fn load<T: FromBytes + IntoBytes>(&self, offset: u32, into: &mut T) -> bool;
     /// Copies bytes into the packet.
     fn store<T: IntoBytes + Immutable>(&self, offset: u32, from: &T) -> bool;
+    /// Copies bytes into the packet and into the sum that the network card made of it (CHECKSUM_COMPLETE): for bytes
+    /// that no other change of the packet makes up for.
+    fn store_summed<T: IntoBytes + Immutable>(&self, offset: u32, from: &T) -> bool;
     /// Mends the IPv4 header checksum at `offset` for a changed word.
     fn fix_l3(&self, offset: u32, from: u32, to: u32) -> bool;
     /// Mends a transport checksum at `offset` for a changed word (`size` 4) or half word (`size` 2).
     /// `pseudo`: the word is part of the pseudo header, too. `udp`: zero means no checksum.
     fn fix_l4(&self, offset: u32, from: u32, to: u32, size: u64, pseudo: bool, udp: bool) -> bool;
+    /// Mends a transport checksum at `offset` for a changed IPv6 address, which is part of the pseudo header or, in what
+    /// an ICMPv6 error quotes, of the data.
+    fn fix_l4_addr(&self, offset: u32, from: &Addr, to: &Addr, pseudo: bool, udp: bool) -> bool;
     /// Cuts or grows the packet to this length.
     fn resize(&self, len: u32) -> bool;
     /// Marks the packet as meant for this node, whatever its link-layer destination.
     fn accept(&self) -> bool;
-    /// VXLAN network number and outer IPv4 source of a packet that came out of the overlay.
+    /// VXLAN network number and outer source of a packet that came out of the overlay.
     fn tunnel(&self) -> Option<(u32, Addr)>;
     /// Sets network number and outer destination for the overlay device.
     fn set_tunnel(&self, vni: u32, node: &Addr) -> bool;

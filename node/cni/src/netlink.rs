@@ -4,7 +4,7 @@
 use std::{
     io,
     mem::size_of,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
@@ -24,6 +24,8 @@ const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+/// The address is nobody else's, so that nothing waits for duplicate address detection (RFC 4862).
+const IFA_F_NODAD: u8 = 0x02;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -69,30 +71,30 @@ pub struct Link {
     pub up: bool,
 }
 
-/// One IPv4 address of an interface.
+/// One address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     /// Number of the interface.
     pub index: u32,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Length of its prefix in bits.
     pub prefix: u8,
 }
 
-/// One IPv4 unicast route of the main table.
+/// One unicast route of the main table. Both ends are of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Destination.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Length of the destination's prefix in bits.
     pub prefix: u8,
     /// Outgoing interface.
     pub index: u32,
     /// Next hop; None when the destination is on the link.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// Source address for packets of this host.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// Whether the next hop is taken as reachable without a route to it.
     pub onlink: bool,
     /// Who made the route (rtm_protocol).
@@ -200,8 +202,23 @@ fn read_u32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(0..4)?.try_into().ok()?))
 }
 
-fn read_ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
-    Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
+fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(octets).into());
+    }
+    Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into())
+}
+
+fn family(address: IpAddr) -> u8 {
+    (if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8
+}
+
+/// The bytes of the wire.
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 fn read_text(bytes: &[u8]) -> String {
@@ -419,13 +436,13 @@ impl Socket {
         tolerate(self.command(message, || format!("deleting interface {index}")), &[libc::ENODEV])
     }
 
-    /// Every IPv4 address of the namespace.
+    /// Every address of the namespace, of both families.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn addresses(&mut self) -> Result<Vec<Address>> {
         let mut addresses = Vec::new();
-        let header = [libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0];
+        let header = [libc::AF_UNSPEC as u8, 0, 0, 0, 0, 0, 0, 0];
         self.dump(libc::RTM_GETADDR, &header, "addresses", |body| addresses.extend(parse_address(body)))?;
         Ok(addresses)
     }
@@ -447,24 +464,24 @@ impl Socket {
     }
 
     fn address_command(&mut self, kind: u16, flags: i32, address: Address) -> Result<()> {
-        let mut header = [libc::AF_INET as u8, address.prefix, 0, 0, 0, 0, 0, 0];
+        let flags_byte = if address.address.is_ipv6() { IFA_F_NODAD } else { 0 };
+        let mut header = [family(address.address), address.prefix, flags_byte, 0, 0, 0, 0, 0];
         header[4..8].copy_from_slice(&address.index.to_ne_bytes());
-        let octets = address.address.octets();
+        let octets = octets(address.address);
         let message = Message::new(kind, flags | libc::NLM_F_ACK, &header)
             .attribute(IFA_LOCAL, &octets)
             .attribute(IFA_ADDRESS, &octets);
         self.command(message, || format!("address {}/{}", address.address, address.prefix))
     }
 
-    /// IPv4 unicast routes of the main table.
+    /// Unicast routes of the main table, of both families.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn routes(&mut self) -> Result<Vec<Route>> {
         let mut routes = Vec::new();
-        let mut header = [0; 12];
-        header[0] = libc::AF_INET as u8;
-        self.dump(libc::RTM_GETROUTE, &header, "routes", |body| routes.extend(parse_route(body)))?;
+        // Without a family the kernel lists those it has, so a kernel without IPv6 is no special case.
+        self.dump(libc::RTM_GETROUTE, &[0; 12], "routes", |body| routes.extend(parse_route(body)))?;
         Ok(routes)
     }
 
@@ -487,7 +504,7 @@ impl Socket {
     fn route_command(&mut self, kind: u16, flags: i32, route: Route) -> Result<()> {
         let scope = if route.gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
         let mut header = [
-            libc::AF_INET as u8,
+            family(route.destination),
             route.prefix,
             0,
             0,
@@ -504,10 +521,10 @@ impl Socket {
             header[8..12].copy_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
         }
         let message = Message::new(kind, flags | libc::NLM_F_ACK, &header)
-            .attribute(RTA_DST, &route.destination.octets())
+            .attribute(RTA_DST, &octets(route.destination))
             .number(RTA_OIF, route.index)
-            .optional(RTA_GATEWAY, route.gateway.map(|hop| hop.octets()).as_ref().map(<[u8; 4]>::as_slice))
-            .optional(RTA_PREFSRC, route.source.map(|own| own.octets()).as_ref().map(<[u8; 4]>::as_slice));
+            .optional(RTA_GATEWAY, route.gateway.map(octets).as_deref())
+            .optional(RTA_PREFSRC, route.source.map(octets).as_deref());
         self.command(message, || format!("route {}/{}", route.destination, route.prefix))
     }
 
@@ -515,13 +532,13 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn replace_neighbour(&mut self, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
+    pub fn replace_neighbour(&mut self, index: u32, address: IpAddr, mac: [u8; 6]) -> Result<()> {
         let message = Message::new(
             libc::RTM_NEWNEIGH,
             libc::NLM_F_CREATE | libc::NLM_F_REPLACE | libc::NLM_F_ACK,
-            &neighbour_header(index),
+            &neighbour_header(index, address),
         )
-        .attribute(NDA_DST, &address.octets())
+        .attribute(NDA_DST, &octets(address))
         .attribute(NDA_LLADDR, &mac);
         self.command(message, || format!("neighbour {address}"))
     }
@@ -530,9 +547,9 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses for another reason.
-    pub fn delete_neighbour(&mut self, index: u32, address: Ipv4Addr) -> Result<()> {
-        let message = Message::new(libc::RTM_DELNEIGH, libc::NLM_F_ACK, &neighbour_header(index))
-            .attribute(NDA_DST, &address.octets());
+    pub fn delete_neighbour(&mut self, index: u32, address: IpAddr) -> Result<()> {
+        let message = Message::new(libc::RTM_DELNEIGH, libc::NLM_F_ACK, &neighbour_header(index, address))
+            .attribute(NDA_DST, &octets(address));
         tolerate(
             self.command(message, || format!("deleting neighbour {address}")),
             &[libc::ENOENT, libc::ENODEV, libc::ENXIO],
@@ -540,9 +557,9 @@ impl Socket {
     }
 }
 
-fn neighbour_header(index: u32) -> [u8; 12] {
+fn neighbour_header(index: u32, address: IpAddr) -> [u8; 12] {
     let mut header = [0; 12];
-    header[0] = libc::AF_INET as u8;
+    header[0] = family(address);
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
     header
@@ -584,8 +601,10 @@ fn parse_link(body: &[u8]) -> Option<Link> {
 
 fn parse_address(body: &[u8]) -> Option<Address> {
     let (prefix, index) = (*body.get(1)?, read_u32(body.get(4..8)?)?);
-    let address = attributes(body.get(8..)?).find(|(kind, _)| *kind == IFA_LOCAL)?.1;
-    Some(Address { index, address: read_ipv4(address)?, prefix })
+    // IPv4 names its own address LOCAL (ADDRESS is the peer's); IPv6 has ADDRESS alone, unless there is a peer.
+    let find = |wanted| attributes(body.get(8..)?).find(|(kind, _)| *kind == wanted).map(|found| found.1);
+    let address = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;
+    Some(Address { index, address: read_address(address)?, prefix })
 }
 
 fn parse_route(body: &[u8]) -> Option<Route> {
@@ -593,8 +612,13 @@ fn parse_route(body: &[u8]) -> Option<Route> {
     if table != libc::RT_TABLE_MAIN || kind != libc::RTN_UNICAST {
         return None;
     }
+    let destination = match i32::from(*body.first()?) {
+        libc::AF_INET => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        libc::AF_INET6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
     let mut route = Route {
-        destination: Ipv4Addr::UNSPECIFIED,
+        destination,
         prefix: *body.get(1)?,
         index: 0,
         gateway: None,
@@ -604,10 +628,10 @@ fn parse_route(body: &[u8]) -> Option<Route> {
     };
     for (kind, value) in attributes(body.get(12..)?) {
         match kind {
-            RTA_DST => route.destination = read_ipv4(value)?,
+            RTA_DST => route.destination = read_address(value)?,
             RTA_OIF => route.index = read_u32(value)?,
-            RTA_GATEWAY => route.gateway = read_ipv4(value),
-            RTA_PREFSRC => route.source = read_ipv4(value),
+            RTA_GATEWAY => route.gateway = read_address(value),
+            RTA_PREFSRC => route.source = read_address(value),
             _ => {}
         }
     }

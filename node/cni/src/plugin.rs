@@ -3,19 +3,19 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use crate::{
-    POD_NEXT_HOP,
     netlink::{self, LinkChange, NetlinkError, Socket, VethEnd},
-    netns,
+    netns, next_hop,
     protocol::{self, Answer, Network, PodRef, Request},
     spec::{self, AddResult, Attachment, Code, Config, Dns, Failure, Interface, Ip, Route},
+    sysctl,
 };
 
 /// Where the dataplane's socket is when the configuration does not say.
@@ -183,6 +183,13 @@ impl Call<'_> {
         let version = self.config.cni_version.as_str();
         let mtu = (version == "1.1.0").then_some(network.mtu);
         let legacy = version.starts_with("0.");
+        let ip = |address: IpAddr| Ip {
+            address: IpNet::from(address),
+            gateway: Some(next_hop(address)),
+            interface: Some(1),
+            version: legacy.then(|| if address.is_ipv4() { "4" } else { "6" }.to_owned()),
+        };
+        let route = |address: IpAddr| Route { dst: everything(address), gw: Some(next_hop(address)) };
         let result = AddResult {
             cni_version: self.config.cni_version.clone(),
             interfaces: vec![
@@ -199,13 +206,8 @@ impl Call<'_> {
                     sandbox: Some(path.to_owned()),
                 },
             ],
-            ips: vec![Ip {
-                address: IpNet::V4(Ipv4Net::from(network.address)),
-                gateway: Some(IpAddr::V4(POD_NEXT_HOP)),
-                interface: Some(1),
-                version: legacy.then(|| "4".to_owned()),
-            }],
-            routes: vec![Route { dst: IpNet::V4(Ipv4Net::default()), gw: Some(IpAddr::V4(POD_NEXT_HOP)) }],
+            ips: network.addresses().map(ip).collect(),
+            routes: network.addresses().map(route).collect(),
             dns: Dns {},
         };
         serde_json::to_string(&result).map_err(|error| Failure::new(Code::Io, error.to_string()))
@@ -237,12 +239,16 @@ impl Call<'_> {
         let network = self.network(&Request::Check { attachment: attachment.clone() })?;
         let namespace = open_namespace(required(self.environment, "CNI_NETNS")?)?;
         if let Some(previous) = &self.config.prev_result {
-            let expected = format!("{}/32", network.address);
-            let listed = previous["ips"]
-                .as_array()
-                .is_some_and(|ips| ips.iter().any(|ip| ip["address"] == expected.as_str()));
-            if !listed {
-                return Err(Failure::new(Code::CheckFailed, format!("prevResult does not list {expected}")));
+            for expected in network.addresses().map(|address| IpNet::from(address).to_string()) {
+                let listed = previous["ips"]
+                    .as_array()
+                    .is_some_and(|ips| ips.iter().any(|ip| ip["address"] == expected.as_str()));
+                if !listed {
+                    return Err(Failure::new(
+                        Code::CheckFailed,
+                        format!("prevResult does not list {expected}"),
+                    ));
+                }
             }
         }
         let mut host = Socket::open().map_err(netlink_failure)?;
@@ -255,7 +261,7 @@ impl Call<'_> {
                 return Err(Failure::new(Code::CheckFailed, format!("{} is gone", network.host_interface)));
             }
         }
-        inside(namespace.as_fd(), || check_inside(&attachment.ifname, network.address))?;
+        inside(namespace.as_fd(), || check_inside(&attachment.ifname, &network))?;
         Ok(String::new())
     }
 
@@ -273,18 +279,29 @@ impl Call<'_> {
     }
 }
 
-fn check_inside(ifname: &str, address: Ipv4Addr) -> Result<(), Failure> {
+/// Every address of that address's family.
+fn everything(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
+}
+
+fn check_inside(ifname: &str, network: &Network) -> Result<(), Failure> {
     let mut socket = Socket::open().map_err(netlink_failure)?;
     let Some(link) = socket.link(ifname).map_err(netlink_failure)? else {
         return Err(Failure::new(Code::CheckFailed, format!("{ifname} is gone")));
     };
     let addresses = socket.addresses().map_err(netlink_failure)?;
-    if !addresses.iter().any(|found| found.index == link.index && found.address == address) {
-        return Err(Failure::new(Code::CheckFailed, format!("{ifname} does not have {address}")));
-    }
     let routes = socket.routes().map_err(netlink_failure)?;
-    if !routes.iter().any(|route| route.prefix == 0 && route.gateway == Some(POD_NEXT_HOP)) {
-        return Err(Failure::new(Code::CheckFailed, format!("there is no default route by {POD_NEXT_HOP}")));
+    for address in network.addresses() {
+        if !addresses.iter().any(|found| found.index == link.index && found.address == address) {
+            return Err(Failure::new(Code::CheckFailed, format!("{ifname} does not have {address}")));
+        }
+        let hop = next_hop(address);
+        if !routes.iter().any(|route| route.prefix == 0 && route.gateway == Some(hop)) {
+            return Err(Failure::new(Code::CheckFailed, format!("there is no default route by {hop}")));
+        }
     }
     Ok(())
 }
@@ -334,43 +351,69 @@ fn configure(
     let missing =
         || Failure::new(Code::Io, format!("{} vanished while it was set up", network.host_interface));
     let link = host.link(&network.host_interface).map_err(netlink_failure)?.ok_or_else(missing)?;
-    let pod_mac =
-        inside(namespace, || set_up_pod_side(ifname, network.address, link.mac).map_err(netlink_failure))?;
+    let pod_mac = inside(namespace, || set_up_pod_side(ifname, network, link.mac))?;
     Ok(Plugged { host_index: link.index, host_mac: link.mac, pod_mac })
 }
 
 /// Addresses, routes and neighbours inside the pod's namespace; gives the hardware address of its side.
-fn set_up_pod_side(ifname: &str, address: Ipv4Addr, host_mac: [u8; 6]) -> Result<[u8; 6], NetlinkError> {
-    let mut socket = Socket::open()?;
+fn set_up_pod_side(ifname: &str, network: &Network, host_mac: [u8; 6]) -> Result<[u8; 6], Failure> {
+    let mut socket = Socket::open().map_err(netlink_failure)?;
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     let mut mac = [0; 6];
-    for link in socket.links()? {
+    for link in socket.links().map_err(netlink_failure)? {
         if link.name == ifname {
             mac = link.mac;
-            socket.add_address(netlink::Address { index: link.index, address, prefix: 32 })?;
-            socket.change_link(link.index, up)?;
-            socket.replace_neighbour(link.index, POD_NEXT_HOP, host_mac)?;
-            let next_hop = netlink::Route {
-                destination: POD_NEXT_HOP,
-                prefix: 32,
-                index: link.index,
-                gateway: None,
-                source: None,
-                onlink: false,
-                protocol: ROUTE_PROTOCOL,
-            };
-            socket.replace_route(next_hop)?;
-            socket.replace_route(netlink::Route {
-                destination: Ipv4Addr::UNSPECIFIED,
-                prefix: 0,
-                gateway: Some(POD_NEXT_HOP),
-                ..next_hop
-            })?;
+            if network.addresses().any(|address| address.is_ipv6()) {
+                // Container engines make namespaces in which IPv6 is off. Routers are not listened to: the one next
+                // hop is known.
+                for interface in [ifname, "lo"] {
+                    set_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "0")?;
+                }
+                set_sysctl(&format!("ipv6/conf/{ifname}/accept_ra"), "0")?;
+            }
+            socket.change_link(link.index, up).map_err(netlink_failure)?;
+            for address in network.addresses() {
+                set_up_family(&mut socket, link.index, address, host_mac).map_err(netlink_failure)?;
+            }
         } else if link.name == "lo" {
-            socket.change_link(link.index, up)?;
+            socket.change_link(link.index, up).map_err(netlink_failure)?;
         }
     }
     Ok(mac)
+}
+
+fn set_sysctl(name: &str, value: &str) -> Result<(), Failure> {
+    sysctl::set(name, value)
+        .map_err(|error| Failure::new(Code::Io, format!("setting {name} to {value}: {error}")))
+}
+
+fn set_up_family(
+    socket: &mut Socket,
+    index: u32,
+    address: IpAddr,
+    host_mac: [u8; 6],
+) -> Result<(), NetlinkError> {
+    let hop = next_hop(address);
+    let (bits, unspecified) = match address {
+        IpAddr::V4(_) => (32, Ipv4Addr::UNSPECIFIED.into()),
+        IpAddr::V6(_) => (128, Ipv6Addr::UNSPECIFIED.into()),
+    };
+    socket.add_address(netlink::Address { index, address, prefix: bits })?;
+    socket.replace_neighbour(index, hop, host_mac)?;
+    let to_hop = netlink::Route {
+        destination: hop,
+        prefix: bits,
+        index,
+        gateway: None,
+        source: None,
+        onlink: false,
+        protocol: ROUTE_PROTOCOL,
+    };
+    // An IPv6 next hop that is link-local is on the link by itself.
+    if address.is_ipv4() {
+        socket.replace_route(to_hop)?;
+    }
+    socket.replace_route(netlink::Route { destination: unspecified, prefix: 0, gateway: Some(hop), ..to_hop })
 }
 
 fn unplug_host(name: &str) -> Result<(), NetlinkError> {

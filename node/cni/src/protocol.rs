@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::Ipv4Addr,
+    net::IpAddr,
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -100,14 +100,25 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
-    /// Address of the pod, used as /32.
-    pub address: Ipv4Addr,
+    /// Address of the pod, used as /32 (/128).
+    pub address: IpAddr,
+    /// Its address of the other family, in a dual-stack cluster. Apart from the first, so that a plugin and a dataplane
+    /// of different versions understand each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secondary: Option<IpAddr>,
     /// MTU of both sides of the veth.
     pub mtu: u32,
     /// Name of the host side.
     pub host_interface: String,
     /// Whether the second half of ADD was done.
     pub attached: bool,
+}
+
+impl Network {
+    /// Every address of the pod, the primary first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [Some(self.address), self.secondary].into_iter().flatten()
+    }
 }
 
 /// Why a message could not be exchanged.

@@ -236,6 +236,21 @@ pub fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
     unsafe { bpf(MAP_UPDATE_ELEM, &mut attributes) }.map(drop)
 }
 
+/// Writes the value of a key unless there is one; false when there is.
+///
+/// # Errors
+/// E2BIG or ENOSPC when the map is full.
+pub fn insert(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<bool> {
+    const NOEXIST: u64 = 1;
+    let mut attributes = element(map, key.as_ptr(), value.as_ptr()).long(24, NOEXIST);
+    // SAFETY: callers hold keys and values as long as the map says.
+    match unsafe { bpf(MAP_UPDATE_ELEM, &mut attributes) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes a key; false when it is not there.
 ///
 /// # Errors

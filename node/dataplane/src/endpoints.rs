@@ -2,10 +2,10 @@
 //! a restarted agent knows them.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     io::{self, Write},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
@@ -13,10 +13,15 @@ use fairlead_cni::{
     protocol::PodRef,
     spec::{Attachment, PortMapping},
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, model::Key, overlay, policy::identity};
+use crate::{
+    Error,
+    model::{Family, Key},
+    overlay,
+    policy::identity,
+};
 
 /// One sandbox with its interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +33,11 @@ pub struct Record {
     pub pod: PodRef,
     /// Its number on this node, never 0.
     pub id: u32,
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// Its address, the IPv4 one if it has one of each family: an older agent knows this field alone.
+    pub address: IpAddr,
+    /// Its IPv6 address when `address` is IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secondary: Option<IpAddr>,
     /// SO_NETNS_COOKIE of its network namespace.
     pub netns_cookie: u64,
     /// Name of the veth's side in the node.
@@ -58,6 +66,11 @@ impl Record {
     pub fn key(&self) -> Key {
         Key::new(&self.pod.namespace, &self.pod.name)
     }
+
+    /// Every address of the pod, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [Some(self.address), self.secondary].into_iter().flatten()
+    }
 }
 
 /// Every record of the node.
@@ -65,8 +78,8 @@ impl Record {
 pub struct Endpoints {
     directory: PathBuf,
     records: BTreeMap<String, Record>,
-    /// Where the search for a free address goes on, so that an address rests before it is given again.
-    next: u32,
+    /// Where the search for a free address goes on, by family, so that an address rests before it is given again.
+    next: HashMap<Family, u128>,
     next_id: u32,
 }
 
@@ -129,7 +142,7 @@ impl Endpoints {
             records.insert(short_name(&record.attachment), record);
         }
         let next_id = records.values().map(|record| record.id).max().unwrap_or_default();
-        Ok(Endpoints { directory, records, next: 0, next_id })
+        Ok(Endpoints { directory, records, next: HashMap::new(), next_id })
     }
 
     /// Every record.
@@ -148,7 +161,8 @@ impl Endpoints {
         self.iter().filter(|record| *record.pod.namespace == *key.namespace && *record.pod.name == *key.name)
     }
 
-    /// Gives a pod an address of `pod_cidr`, or the one it has. None when every address is taken.
+    /// Gives a pod an address of each of `pod_cidrs` (sorted by family), or those it has. None when every address of one
+    /// is taken.
     ///
     /// # Errors
     /// [`Error::File`]
@@ -158,7 +172,7 @@ impl Endpoints {
         pod: PodRef,
         netns_cookie: u64,
         ports: Vec<PortMapping>,
-        pod_cidr: Ipv4Net,
+        pod_cidrs: &[IpNet],
     ) -> Result<Option<Record>, Error> {
         if let Some(record) = self.get(attachment) {
             let mut record = record.clone();
@@ -169,13 +183,17 @@ impl Endpoints {
             }
             return Ok(Some(record));
         }
-        let Some(address) = self.free_address(pod_cidr) else { return Ok(None) };
+        let free: Option<Vec<IpAddr>> = pod_cidrs.iter().map(|cidr| self.free_address(*cidr)).collect();
+        let Some(free) = free else { return Ok(None) };
+        let [address, rest @ ..] = free.as_slice() else { return Ok(None) };
+        let (address, secondary) = (*address, rest.first().copied());
         self.next_id = self.next_id.wrapping_add(1).max(1);
         let record = Record {
             attachment: attachment.clone(),
             pod,
             id: self.next_id,
             address,
+            secondary,
             netns_cookie,
             host_interface: host_interface(attachment),
             ports,
@@ -185,16 +203,26 @@ impl Endpoints {
         Ok(Some(record))
     }
 
-    fn free_address(&mut self, pod_cidr: Ipv4Net) -> Option<Ipv4Addr> {
-        let (first, last) = (u32::from(overlay::gateway(pod_cidr)) + 1, u32::from(pod_cidr.broadcast()));
+    fn free_address(&mut self, pod_cidr: IpNet) -> Option<IpAddr> {
+        let number = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(u32::from(address)),
+            IpAddr::V6(address) => u128::from(address),
+        };
+        // IPv6 has no broadcast address, but its last one may be anybody's, too (RFC 2526).
+        let (first, last) = (number(overlay::gateway(pod_cidr)) + 1, number(pod_cidr.broadcast()));
         let count = last.checked_sub(first).filter(|count| *count > 0)?;
-        let taken: HashSet<Ipv4Addr> = self.iter().map(|record| record.address).collect();
-        let start = if (first..last).contains(&self.next) { self.next - first } else { 0 };
+        let taken: HashSet<u128> = self.iter().flat_map(Record::addresses).map(number).collect();
+        let family = Family::of(pod_cidr.addr());
+        let next = self.next.entry(family).or_default();
+        let start = if (first..last).contains(next) { *next - first } else { 0 };
         let offset = (0..count)
             .map(|step| (start + step) % count)
-            .find(|offset| !taken.contains(&Ipv4Addr::from(first + offset)))?;
-        self.next = first + offset + 1;
-        Some(Ipv4Addr::from(first + offset))
+            .find(|offset| !taken.contains(&(first + offset)))?;
+        *next = first + offset + 1;
+        Some(match family {
+            Family::V4 => Ipv4Addr::from(u32::try_from(first + offset).ok()?).into(),
+            Family::V6 => Ipv6Addr::from(first + offset).into(),
+        })
     }
 
     /// Records what ADD has made.
@@ -249,12 +277,16 @@ mod tests {
     #[test]
     fn addresses_are_unique_rest_before_reuse_and_survive_a_restart() {
         let directory = scratch("reuse");
-        let cidr: Ipv4Net = "10.244.0.0/29".parse().expect("a CIDR");
+        let cidr: IpNet = "10.244.0.0/29".parse().expect("a CIDR");
         let mut endpoints = Endpoints::open(directory.clone()).expect("a directory");
         let give = |endpoints: &mut Endpoints, number: usize| {
-            let record =
-                endpoints.allocate(&attachment(number), pod(number), 1, Vec::new(), cidr).expect("a record");
-            record.map(|record| record.address.octets()[3])
+            let record = endpoints
+                .allocate(&attachment(number), pod(number), 1, Vec::new(), &[cidr])
+                .expect("a record");
+            record.and_then(|record| match record.address {
+                IpAddr::V4(address) => Some(address.octets()[3]),
+                IpAddr::V6(_) => None,
+            })
         };
         assert_eq!((give(&mut endpoints, 0), give(&mut endpoints, 1)), (Some(2), Some(3)));
         assert_eq!(give(&mut endpoints, 0), Some(2), "the same attachment keeps its address");
@@ -267,6 +299,29 @@ mod tests {
             [Some(2), Some(5), Some(6)]
         );
         assert_eq!(give(&mut again, 6), None, "network, gateway and broadcast are never given");
+        fs::remove_dir_all(directory).expect("removed");
+    }
+
+    #[test]
+    fn a_dual_stack_pod_gets_both_addresses_and_older_records_are_read() {
+        let directory = scratch("dual");
+        let mut endpoints = Endpoints::open(directory.clone()).expect("a directory");
+        let cidrs: Vec<IpNet> =
+            ["10.244.0.0/24", "fd00:10::/64"].map(|text| text.parse().expect("a CIDR")).to_vec();
+        let give = |endpoints: &mut Endpoints, number: usize| {
+            let record = endpoints.allocate(&attachment(number), pod(number), 1, Vec::new(), &cidrs);
+            let record = record.expect("a record").expect("an address");
+            record.addresses().map(|address| address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(give(&mut endpoints, 0), ["10.244.0.2", "fd00:10::2"]);
+        assert_eq!(give(&mut endpoints, 1), ["10.244.0.3", "fd00:10::3"]);
+        let old = r#"{"attachment": {"containerID": "sandbox-9", "ifname": "eth0"},
+            "pod": {"namespace": "ns", "name": "old", "uid": "u"}, "id": 7, "address": "10.244.0.4",
+            "netnsCookie": 5, "hostInterface": "flp0", "ports": [], "attached": null}"#;
+        fs::write(directory.join("old.json"), old).expect("a file");
+        let mut again = Endpoints::open(directory.clone()).expect("a directory");
+        assert_eq!(again.get(&attachment(9)).map(|record| record.addresses().count()), Some(1));
+        assert_eq!(give(&mut again, 2), ["10.244.0.5", "fd00:10::4"], "an old record's address is taken");
         fs::remove_dir_all(directory).expect("removed");
     }
 

@@ -2,14 +2,13 @@
 
 use std::{
     fs::{self, File},
-    net::Ipv4Addr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use crate::{Error, endpoints::write_atomically, settings::Settings};
+use crate::{Error, endpoints::write_atomically, model::Family, overlay, settings::Settings};
 
 /// Name of the configuration; runtimes take the first in lexical order.
 pub const CNI_CONFIGURATION: &str = "10-fairlead.conflist";
@@ -52,13 +51,22 @@ pub fn cni(settings: &Settings) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::File`]
-pub fn subnet_env(settings: &Settings, pod_cidr: Ipv4Net, gateway: Ipv4Addr, mtu: u32) -> Result<(), Error> {
-    let text = format!(
-        "FAIRLEAD_NETWORK={}\nFAIRLEAD_SUBNET={gateway}/{}\nFAIRLEAD_MTU={mtu}\nFAIRLEAD_IPMASQ=true\n",
-        settings.cluster_cidr,
-        pod_cidr.prefix_len()
-    );
+pub fn subnet_env(settings: &Settings, pod_cidrs: &[IpNet], mtu: u32) -> Result<(), Error> {
+    let text = subnet_text(&settings.cluster_cidrs, pod_cidrs, mtu);
     write_atomically(&settings.run_dir.join("subnet.env"), text.as_bytes(), 0o644)
+}
+
+fn subnet_text(cluster_cidrs: &[IpNet], pod_cidrs: &[IpNet], mtu: u32) -> String {
+    let mut text = String::new();
+    for (family, infix) in [(Family::V4, ""), (Family::V6, "IPV6_")] {
+        let of_family = |nets: &[IpNet]| nets.iter().copied().find(|net| Family::of(net.addr()) == family);
+        if let (Some(cluster), Some(pods)) = (of_family(cluster_cidrs), of_family(pod_cidrs)) {
+            let (gateway, length) = (overlay::gateway(pods), pods.prefix_len());
+            text +=
+                &format!("FAIRLEAD_{infix}NETWORK={cluster}\nFAIRLEAD_{infix}SUBNET={gateway}/{length}\n");
+        }
+    }
+    text + &format!("FAIRLEAD_MTU={mtu}\nFAIRLEAD_IPMASQ=true\n")
 }
 
 /// The root of the cgroup2 hierarchy. It is mounted at /sys/fs/cgroup, or at /sys/fs/cgroup/unified beside version 1.
@@ -83,4 +91,28 @@ pub fn cgroup_root() -> Result<OwnedFd, Error> {
         at(Path::new(MOUNTS))(std::io::Error::new(std::io::ErrorKind::NotFound, "no cgroup2 root is mounted"))
     })?;
     Ok(File::open(&path).map_err(at(&path))?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnet_env_names_both_families_as_flannel_does() {
+        let nets = |texts: &[&str]| -> Vec<IpNet> {
+            texts.iter().map(|text| text.parse().expect("a CIDR")).collect()
+        };
+        let cluster = nets(&["10.244.0.0/16", "fd00:10:244::/56"]);
+        assert_eq!(
+            subnet_text(&cluster, &nets(&["10.244.1.0/24", "fd00:10:244:1::/64"]), 1450),
+            "FAIRLEAD_NETWORK=10.244.0.0/16\nFAIRLEAD_SUBNET=10.244.1.1/24\n\
+             FAIRLEAD_IPV6_NETWORK=fd00:10:244::/56\nFAIRLEAD_IPV6_SUBNET=fd00:10:244:1::1/64\n\
+             FAIRLEAD_MTU=1450\nFAIRLEAD_IPMASQ=true\n"
+        );
+        assert_eq!(
+            subnet_text(&cluster, &nets(&["10.244.1.0/24"]), 1450),
+            "FAIRLEAD_NETWORK=10.244.0.0/16\nFAIRLEAD_SUBNET=10.244.1.1/24\n\
+             FAIRLEAD_MTU=1450\nFAIRLEAD_IPMASQ=true\n"
+        );
+    }
 }

@@ -129,7 +129,7 @@ pub async fn run_with(
         return Ok(());
     }
     let mut engine = Engine::open(settings.clone(), status.clone())?;
-    status.observe(Observed::open(&settings.pins.join(format!("maps_v{ABI_VERSION}")))?);
+    status.observe(Observed::open(&maps::carry::directory(&settings.pins, ABI_VERSION))?);
     let stop = shutdown.child_token();
     let _stop_all = stop.clone().drop_guard();
     if let Some(ring) = engine.programs_mut().take_flows() {
@@ -140,7 +140,10 @@ pub async fn run_with(
             }
         });
     }
-    tokio::spawn(conntrack::collect(status.clone(), stop.clone()));
+    let (sweeper, gone) = mpsc::channel(conntrack::QUEUE);
+    status.sweep_by(sweeper);
+    tokio::spawn(conntrack::collect(status.clone(), gone, stop.clone()));
+    tokio::spawn(service::health::serve(status.checks(), status.clone(), stop.clone()));
     let socket = settings.run_dir.join(fairlead_cni::protocol::SOCKET);
     tokio::select! {
         outcome = engine.run(receiver, stop.clone()) => outcome,

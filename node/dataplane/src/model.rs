@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 /// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,6 +80,38 @@ pub struct NamedPort {
     pub port: u16,
 }
 
+/// Bits per second that a pod may receive and send (annotations `kubernetes.io/ingress-bandwidth` and
+/// `kubernetes.io/egress-bandwidth`); None is unbounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// What it receives.
+    pub ingress: Option<u64>,
+    /// What it sends.
+    pub egress: Option<u64>,
+}
+
+/// Reads a bandwidth, a quantity of bits per second, such as `10M`. Upstream takes 1k to 1P.
+#[must_use]
+pub fn bandwidth(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let factor: f64 = match suffix {
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "Ki" => 1024.0,
+        "Mi" => 1_048_576.0,
+        "Gi" => 1_073_741_824.0,
+        "Ti" => 1_099_511_627_776.0,
+        _ => return None,
+    };
+    let bits = number.parse::<f64>().ok()? * factor;
+    (1e3..=1e15).contains(&bits).then_some(bits as u64)
+}
+
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
@@ -89,8 +121,8 @@ pub struct Pod {
     pub uid: String,
     /// Its labels.
     pub labels: Labels,
-    /// Its IPv4 addresses.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Its addresses, one of each family at most.
+    pub addresses: Vec<IpAddr>,
     /// Node it is bound to; empty before.
     pub node: String,
     /// Whether it shares its node's network namespace.
@@ -99,6 +131,10 @@ pub struct Pod {
     pub finished: bool,
     /// Its containers' named ports.
     pub ports: Vec<NamedPort>,
+    /// Bounds of what it receives and sends.
+    pub rates: Rates,
+    /// Its share of a Service's connections (annotation `fairlead.io/weight`); None is one share.
+    pub weight: Option<u16>,
 }
 
 /// A namespace.
@@ -115,12 +151,55 @@ pub struct Namespace {
 pub struct Node {
     /// Its name.
     pub name: Arc<str>,
-    /// Addresses of its pods; None until they are allotted.
-    pub pod_cidr: Option<Ipv4Net>,
-    /// Its IPv4 addresses, the InternalIP first.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Addresses of its pods, one block of each family at most; empty until they are allotted.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Its addresses, the InternalIPs first.
+    pub addresses: Vec<IpAddr>,
     /// Its topology zone; empty when it has none.
     pub zone: String,
+}
+
+impl Node {
+    /// Its first address of a family.
+    #[must_use]
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| Family::of(*address) == family)
+    }
+
+    /// The block of its pods' addresses of a family, without host bits.
+    #[must_use]
+    pub fn pod_cidr(&self, family: Family) -> Option<IpNet> {
+        self.pod_cidrs.iter().map(IpNet::trunc).find(|cidr| Family::of(cidr.addr()) == family)
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+impl Family {
+    /// Both, in the order in which they are looked at.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// The address that stands for none, and for every one of the node.
+    #[must_use]
+    pub fn unspecified(self) -> IpAddr {
+        match self {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
 }
 
 /// A port of a Service.
@@ -136,15 +215,58 @@ pub struct ServicePort {
     pub node_port: u16,
 }
 
+/// How new connections are spread over backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Algorithm {
+    /// In turn.
+    RoundRobin,
+    /// Any with the same probability.
+    Random,
+    /// Of two drawn at random the one with fewer connections.
+    LeastConnections,
+    /// By the flow, the same on every node.
+    Maglev,
+}
+
+impl Algorithm {
+    /// Reads the annotation `fairlead.io/load-balancing`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "round-robin" => Some(Algorithm::RoundRobin),
+            "random" => Some(Algorithm::Random),
+            "least-connections" => Some(Algorithm::LeastConnections),
+            "maglev" => Some(Algorithm::Maglev),
+            _ => None,
+        }
+    }
+
+    /// Its number in the maps.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Algorithm::RoundRobin => fairlead_abi::Service::ROUND_ROBIN,
+            Algorithm::Random => fairlead_abi::Service::RANDOM,
+            Algorithm::LeastConnections => fairlead_abi::Service::LEAST,
+            Algorithm::Maglev => fairlead_abi::Service::MAGLEV,
+        }
+    }
+}
+
 /// A Service that has a virtual address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Its namespace and name.
     pub key: Key,
-    /// Its IPv4 cluster addresses.
-    pub cluster_ips: Vec<Ipv4Addr>,
-    /// spec.externalIPs and status.loadBalancer.ingress addresses that are IPv4.
-    pub external_ips: Vec<Ipv4Addr>,
+    /// Its cluster addresses, one of each family at most.
+    pub cluster_ips: Vec<IpAddr>,
+    /// spec.externalIPs
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses of status.loadBalancer.ingress, less those of `ipMode: Proxy`: what is sent there must go through the
+    /// load balancer (KEP-1860).
+    pub balancer_ips: Vec<IpAddr>,
+    /// spec.loadBalancerSourceRanges; None lets every client ask. Ranges that do not parse are no one's.
+    pub source_ranges: Option<Vec<IpNet>>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// externalTrafficPolicy: Local
@@ -153,13 +275,40 @@ pub struct Service {
     pub internal_local: bool,
     /// Seconds that a client stays with a backend; 0 is no affinity.
     pub affinity_seconds: u32,
+    /// spec.healthCheckNodePort; 0 is none.
+    pub health_check_node_port: u16,
+    /// Annotation `fairlead.io/load-balancing`; None leaves it to where the Service is asked from.
+    pub algorithm: Option<Algorithm>,
+    /// Annotation `fairlead.io/direct-server-return`.
+    pub direct_return: bool,
+}
+
+impl Service {
+    /// One that has nothing but its name.
+    #[must_use]
+    pub fn new(key: Key) -> Self {
+        Service {
+            key,
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            balancer_ips: Vec::new(),
+            source_ranges: None,
+            ports: Vec::new(),
+            external_local: false,
+            internal_local: false,
+            affinity_seconds: 0,
+            health_check_node_port: 0,
+            algorithm: None,
+            direct_return: false,
+        }
+    }
 }
 
 /// A backend of an EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its IPv4 addresses.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Its addresses; all of the slice's family.
+    pub addresses: Vec<IpAddr>,
     /// Node it runs on; empty when unknown.
     pub node: String,
     /// Condition `ready`; absent counts as true.
@@ -168,6 +317,10 @@ pub struct Endpoint {
     pub serving: bool,
     /// Condition `terminating`.
     pub terminating: bool,
+    /// Zones that should use it (hints.forZones).
+    pub for_zones: Vec<String>,
+    /// Nodes that should use it (hints.forNodes).
+    pub for_nodes: Vec<String>,
 }
 
 /// A port of an EndpointSlice.
@@ -181,7 +334,7 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// An EndpointSlice of IPv4 addresses.
+/// An EndpointSlice. All its addresses are of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
     /// Its namespace and name.
@@ -250,13 +403,34 @@ impl Kind {
         [Kind::Pod, Kind::Namespace, Kind::Node, Kind::Service, Kind::Slice, Kind::Policy];
 }
 
-/// Keeps the IPv4 addresses of a list of address texts; others are another family's.
-pub fn ipv4_of<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Vec<Ipv4Addr> {
+/// The addresses in a list of texts, each once; what is no address (a host name) is left out.
+pub fn addresses_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for address in texts.into_iter().filter_map(|text| text.parse().ok()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
     addresses
-        .into_iter()
-        .filter_map(|text| match text.parse() {
-            Ok(IpAddr::V4(address)) => Some(address),
-            _ => None,
-        })
-        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bandwidths_are_quantities_within_upstreams_bounds() {
+        for (text, expected) in [
+            ("10M", Some(10_000_000)),
+            ("1.5G", Some(1_500_000_000)),
+            ("1Mi", Some(1_048_576)),
+            ("1000", Some(1000)),
+            ("999", None),
+            ("2000P", None),
+            ("fast", None),
+            ("", None),
+        ] {
+            assert_eq!(bandwidth(text), expected, "{text}");
+        }
+    }
 }

@@ -20,6 +20,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, histogram::Histogram},
     registry::Registry,
 };
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     maps::{Fill, MapError, Maps, Observed},
     model::Key,
     policy::Rules,
-    service::ServiceTable,
+    service::{ServiceTable, health::Checks, table::Gone},
 };
 
 /// State that the engine writes and the HTTP server reads.
@@ -40,6 +41,9 @@ pub struct Status {
     map_errors: Mutex<HashMap<&'static str, u64>>,
     latency: Histogram,
     observed: OnceLock<Observed>,
+    checks: watch::Sender<Checks>,
+    gone: OnceLock<mpsc::Sender<Vec<Gone>>>,
+    conntrack_evictions: AtomicU64,
     /// Drop records that were not logged because too many came at once.
     pub unlogged: AtomicU64,
 }
@@ -75,6 +79,9 @@ impl Default for Status {
             map_errors: Mutex::default(),
             latency: Histogram::new(buckets),
             observed: OnceLock::new(),
+            checks: watch::Sender::new(Checks::new()),
+            gone: OnceLock::new(),
+            conntrack_evictions: AtomicU64::new(0),
             unlogged: AtomicU64::new(0),
         }
     }
@@ -100,6 +107,45 @@ impl Status {
     #[must_use]
     pub fn observed(&self) -> Option<&Observed> {
         self.observed.get()
+    }
+
+    /// Health check ports, as they change.
+    #[must_use]
+    pub fn checks(&self) -> watch::Receiver<Checks> {
+        self.checks.subscribe()
+    }
+
+    /// Health check ports have changed.
+    pub fn set_checks(&self, checks: Checks) {
+        self.checks.send_replace(checks);
+    }
+
+    /// Where backends go that datagrams must not be sent to any more.
+    pub fn sweep_by(&self, sweeper: mpsc::Sender<Vec<Gone>>) {
+        // There is one sweeper per run; a second one cannot come.
+        let _ = self.gone.set(sweeper);
+    }
+
+    /// Has the flows of datagrams to these backends forgotten.
+    pub fn forget_flows(&self, gone: Vec<Gone>) {
+        let Some(sweeper) = self.gone.get() else { return };
+        if sweeper.try_send(gone).is_err() {
+            tracing::warn!(
+                "too many backends leave at once: datagrams to some go on until their flows expire"
+            );
+        }
+    }
+
+    /// Flows that the kernel gave up for want of room, by what the sweeper makes of its counts.
+    pub fn evicted(&self, flows: u64) {
+        self.conntrack_evictions.fetch_add(flows, Ordering::Relaxed);
+    }
+
+    /// How full every map is, as last seen.
+    #[must_use]
+    pub fn fill(&self) -> Vec<Fill> {
+        let (tables, flows) = (self.tables.lock().fill.clone(), self.flows.lock().clone());
+        tables.into_iter().chain(flows).collect()
     }
 
     /// The node's network stands.
@@ -218,6 +264,23 @@ impl Collector for Scrape {
             family(&mut encoder, name, help, MetricType::Gauge, vec![(Vec::new(), value as u64)])?;
         }
         let flows = status.flows.lock().clone();
+        if let Some(conntrack) = flows.iter().find(|fill| fill.map == fairlead_abi::map::CONNTRACK) {
+            let gauges = [
+                ("fairlead_conntrack_entries", "Flows that are tracked", conntrack.entries),
+                ("fairlead_conntrack_capacity", "Flows that can be tracked", conntrack.capacity),
+            ];
+            for (name, help, value) in gauges {
+                family(&mut encoder, name, help, MetricType::Gauge, vec![(Vec::new(), value)])?;
+            }
+        }
+        let evicted = vec![(Vec::new(), status.conntrack_evictions.load(Ordering::Relaxed))];
+        family(
+            &mut encoder,
+            "fairlead_conntrack_evictions",
+            "Flows the kernel gave up for want of room, estimated from what was opened, expired and is left",
+            MetricType::Counter,
+            evicted,
+        )?;
         let fill: Vec<Fill> = tables.fill.iter().chain(&flows).copied().collect();
         let sample = |value: fn(&Fill) -> u64| {
             fill.iter().map(|f| (vec![("map", f.map.to_owned())], value(f))).collect()

@@ -4,6 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::StreamExt;
+use ipnet::IpNet;
 use k8s_openapi::{
     NamespaceResourceScope, api::networking::v1::NetworkPolicy, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -23,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     engine::Command,
     model::{
-        Change, Endpoint, EndpointSlice, Key, Kind, Labels, NamedPort, Namespace, Node, Pod, Protocol,
-        Service, ServicePort, SlicePort, ipv4_of,
+        Algorithm, Change, Endpoint, EndpointSlice, Family, Key, Kind, Labels, NamedPort, Namespace, Node,
+        Pod, Protocol, Rates, Service, ServicePort, SlicePort, addresses_of, bandwidth,
     },
     policy::spec::Policy,
 };
@@ -90,6 +91,59 @@ struct SlimMetadata {
     uid: Option<String>,
     resource_version: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "kept_annotations")]
+    annotations: BTreeMap<String, String>,
+}
+
+/// Annotations that say something about packets.
+mod annotation {
+    /// A Service's algorithm.
+    pub const LOAD_BALANCING: &str = "fairlead.io/load-balancing";
+    /// Whether a Service's backends answer clients themselves.
+    pub const DIRECT_SERVER_RETURN: &str = "fairlead.io/direct-server-return";
+    /// A pod's share of connections.
+    pub const WEIGHT: &str = "fairlead.io/weight";
+
+    /// Bits per second that a pod may receive.
+    pub const INGRESS_BANDWIDTH: &str = "kubernetes.io/ingress-bandwidth";
+    /// Bits per second that a pod may send.
+    pub const EGRESS_BANDWIDTH: &str = "kubernetes.io/egress-bandwidth";
+
+    pub const ALL: [&str; 5] =
+        [LOAD_BALANCING, DIRECT_SERVER_RETURN, WEIGHT, INGRESS_BANDWIDTH, EGRESS_BANDWIDTH];
+}
+
+/// Reads the few annotations that matter; others can be as long as an object (last-applied-configuration).
+fn kept_annotations<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Kept;
+
+    impl<'de> serde::de::Visitor<'de> for Kept {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("annotations")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut kept = BTreeMap::new();
+            while let Some(key) = map.next_key::<String>()? {
+                if annotation::ALL.contains(&key.as_str()) {
+                    kept.insert(key, map.next_value()?);
+                } else {
+                    map.next_value::<serde::de::IgnoredAny>()?;
+                }
+            }
+            Ok(kept)
+        }
+    }
+
+    deserializer.deserialize_any(Kept)
 }
 
 fn slim_metadata<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -100,6 +154,7 @@ fn slim_metadata<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ob
         uid: slim.uid,
         resource_version: slim.resource_version,
         labels: slim.labels,
+        annotations: (!slim.annotations.is_empty()).then_some(slim.annotations),
         ..ObjectMeta::default()
     })
 }
@@ -144,6 +199,7 @@ struct AddressField {
     ip: Option<String>,
     r#type: Option<String>,
     address: Option<String>,
+    ip_mode: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -176,6 +232,8 @@ struct ServiceSpec {
     internal_traffic_policy: Option<String>,
     session_affinity: Option<String>,
     session_affinity_config: Option<AffinityConfig>,
+    load_balancer_source_ranges: Vec<String>,
+    health_check_node_port: u16,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -218,6 +276,20 @@ struct EndpointField {
     addresses: Vec<String>,
     conditions: Conditions,
     node_name: Option<String>,
+    hints: Option<Hints>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Hints {
+    for_zones: Vec<HintField>,
+    for_nodes: Vec<HintField>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct HintField {
+    name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -261,6 +333,11 @@ fn key_of(object: &impl ResourceExt) -> Key {
     Key::new(object.namespace().as_deref().unwrap_or_default(), &object.name_any())
 }
 
+/// An annotation that is one of those kept.
+fn annotation_of<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    metadata.annotations.as_ref()?.get(name).map(String::as_str)
+}
+
 fn labels_of(metadata: &ObjectMeta) -> Labels {
     Arc::new(metadata.labels.clone().unwrap_or_default())
 }
@@ -270,8 +347,7 @@ impl PodObject {
     #[must_use]
     pub fn pod(&self) -> Pod {
         let texts = self.status.pod_ips.iter().filter_map(|field| field.ip.as_deref());
-        let mut addresses = ipv4_of(texts.chain(self.status.pod_ip.as_deref()));
-        addresses.dedup();
+        let addresses = addresses_of(texts.chain(self.status.pod_ip.as_deref()));
         // Only init containers that go on running (sidecars) serve ports.
         let sidecars =
             self.spec.init_containers.iter().filter(|container| container.restart_policy.is_some());
@@ -282,6 +358,11 @@ impl PodObject {
             labels: labels_of(&self.metadata),
             addresses,
             node: self.spec.node_name.clone(),
+            weight: annotation_of(&self.metadata, annotation::WEIGHT).and_then(|text| text.parse().ok()),
+            rates: Rates {
+                ingress: annotation_of(&self.metadata, annotation::INGRESS_BANDWIDTH).and_then(bandwidth),
+                egress: annotation_of(&self.metadata, annotation::EGRESS_BANDWIDTH).and_then(bandwidth),
+            },
             host_network: self.spec.host_network,
             finished: matches!(self.status.phase.as_str(), "Succeeded" | "Failed"),
             ports: ports
@@ -332,11 +413,18 @@ impl Watched for NodeObject {
                 .filter(move |field| field.r#type.as_deref() == Some(wanted))
                 .filter_map(|field| field.address.as_deref())
         };
-        let cidrs = self.spec.pod_cidrs.iter().chain(&self.spec.pod_cidr);
+        let mut pod_cidrs: Vec<IpNet> = Vec::new();
+        let texts = self.spec.pod_cidrs.iter().chain(&self.spec.pod_cidr);
+        for cidr in texts.filter_map(|text| text.parse::<IpNet>().ok()) {
+            let same = |known: &IpNet| Family::of(known.addr()) == Family::of(cidr.addr());
+            if !pod_cidrs.iter().any(same) {
+                pod_cidrs.push(cidr);
+            }
+        }
         Change::Node(Node {
             name: self.name_any().into(),
-            pod_cidr: cidrs.filter_map(|text| text.parse().ok()).next(),
-            addresses: ipv4_of(of_type("InternalIP").chain(of_type("ExternalIP"))),
+            pod_cidrs,
+            addresses: addresses_of(of_type("InternalIP").chain(of_type("ExternalIP"))),
             zone: self.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default(),
         })
     }
@@ -354,12 +442,14 @@ impl Watched for ServiceObject {
 
     fn changed(&self) -> Change {
         let spec = &self.spec;
-        let mut cluster_ips = ipv4_of(spec.cluster_ips.iter().chain(&spec.cluster_ip).map(String::as_str));
-        cluster_ips.dedup();
+        let cluster_ips = addresses_of(spec.cluster_ips.iter().chain(&spec.cluster_ip).map(String::as_str));
         if cluster_ips.is_empty() || spec.r#type.as_deref() == Some("ExternalName") {
             return self.gone();
         }
-        let balancers = self.status.load_balancer.ingress.iter().filter_map(|field| field.ip.as_deref());
+        let balancers = self.status.load_balancer.ingress.iter();
+        let short = balancers.filter(|field| field.ip_mode.as_deref() != Some("Proxy"));
+        let ranges = &spec.load_balancer_source_ranges;
+        let parsed = ranges.iter().filter_map(|text| text.trim().parse().ok()).collect();
         let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
         let configured = spec
             .session_affinity_config
@@ -368,7 +458,12 @@ impl Watched for ServiceObject {
         Change::Service(Service {
             key: key_of(self),
             cluster_ips,
-            external_ips: ipv4_of(spec.external_ips.iter().map(String::as_str).chain(balancers)),
+            external_ips: addresses_of(spec.external_ips.iter().map(String::as_str)),
+            balancer_ips: addresses_of(short.filter_map(|field| field.ip.as_deref())),
+            source_ranges: (!ranges.is_empty()).then_some(parsed),
+            health_check_node_port: spec.health_check_node_port,
+            algorithm: annotation_of(&self.metadata, annotation::LOAD_BALANCING).and_then(Algorithm::parse),
+            direct_return: annotation_of(&self.metadata, annotation::DIRECT_SERVER_RETURN) == Some("true"),
             ports: spec
                 .ports
                 .iter()
@@ -399,14 +494,19 @@ impl Watched for SliceObject {
         let key = key_of(self);
         let Some(service) = self.labels().get("kubernetes.io/service-name") else { return self.gone() };
         let service = Key::new(&key.namespace, service);
+        let names = |hints: Option<&[HintField]>| {
+            hints.unwrap_or_default().iter().map(|hint| hint.name.clone()).collect()
+        };
         let endpoint = |field: &EndpointField| {
             let ready = field.conditions.ready.unwrap_or(true);
             Endpoint {
-                addresses: ipv4_of(field.addresses.iter().map(String::as_str)),
+                addresses: addresses_of(field.addresses.iter().map(String::as_str)),
                 node: field.node_name.clone().unwrap_or_default(),
                 ready,
                 serving: field.conditions.serving.unwrap_or(ready),
                 terminating: field.conditions.terminating.unwrap_or(false),
+                for_zones: names(field.hints.as_ref().map(|hints| hints.for_zones.as_slice())),
+                for_nodes: names(field.hints.as_ref().map(|hints| hints.for_nodes.as_slice())),
             }
         };
         Change::Slice(EndpointSlice {
@@ -567,7 +667,10 @@ mod tests {
             "status": {"phase": "Running", "podIP": "10.244.0.2", "podIPs": [{"ip": "10.244.0.2"}, {"ip": "fd00::2"}]},
         });
         let Change::Pod(pod) = change::<PodObject>(object) else { panic!("a pod") };
-        assert_eq!(pod.addresses, ["10.244.0.2".parse::<std::net::Ipv4Addr>().expect("an address")]);
+        assert_eq!(
+            pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.244.0.2", "fd00::2"]
+        );
         assert_eq!(pod.ports, [NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 80 }]);
         assert_eq!(
             (pod.uid.as_str(), pod.node.as_str(), pod.finished, pod.host_network),
@@ -587,6 +690,32 @@ mod tests {
     }
 
     #[test]
+    fn services_keep_what_guards_and_spreads_them() {
+        let object = serde_json::json!({
+            "metadata": {"name": "s", "namespace": "n", "annotations": {
+                "kubectl.kubernetes.io/last-applied-configuration": "{}",
+                "fairlead.io/load-balancing": "least-connections", "fairlead.io/direct-server-return": "true"}},
+            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00:96::1"],
+                     "externalIPs": ["203.0.113.1"], "ports": [{"port": 80, "protocol": "SCTP"}],
+                     "loadBalancerSourceRanges": ["192.0.2.0/24", " 10.0.0.0/8", "nonsense"],
+                     "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000},
+            "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1", "ipMode": "VIP"},
+                {"ip": "198.51.100.2", "ipMode": "Proxy"}, {"ip": "2001:db8::1"}, {"hostname": "lb.example"}]}},
+        });
+        let Change::Service(service) = change::<ServiceObject>(object) else { panic!("a Service") };
+        let texts = |addresses: &[std::net::IpAddr]| -> Vec<String> {
+            addresses.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(texts(&service.cluster_ips), ["10.96.0.1", "fd00:96::1"]);
+        assert_eq!(texts(&service.external_ips), ["203.0.113.1"]);
+        assert_eq!(texts(&service.balancer_ips), ["198.51.100.1", "2001:db8::1"], "a proxy is not short-cut");
+        assert_eq!(service.source_ranges.map(|ranges| ranges.len()), Some(2));
+        assert_eq!(service.algorithm, Some(Algorithm::LeastConnections));
+        assert!(service.direct_return && service.external_local);
+        assert_eq!((service.health_check_node_port, service.ports[0].protocol), (31000, Protocol::Sctp));
+    }
+
+    #[test]
     fn endpoints_without_conditions_are_ready() {
         let object = serde_json::json!({
             "metadata": {"name": "s-1", "namespace": "n", "labels": {"kubernetes.io/service-name": "s"}},
@@ -602,7 +731,7 @@ mod tests {
     #[test]
     fn nodes_prefer_their_internal_address() {
         let object = serde_json::json!({
-            "metadata": {"name": "a"}, "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]},
+            "metadata": {"name": "a"}, "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24", "fd00:10:244::/64"]},
             "status": {"addresses": [{"type": "ExternalIP", "address": "198.51.100.1"}, {"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "a"}]},
         });
         let Change::Node(node) = change::<NodeObject>(object) else { panic!("a node") };
@@ -610,6 +739,9 @@ mod tests {
             node.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["192.0.2.1", "198.51.100.1"]
         );
-        assert_eq!(node.pod_cidr.map(|cidr| cidr.to_string()).as_deref(), Some("10.244.0.0/24"));
+        assert_eq!(
+            node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.244.0.0/24", "fd00:10:244::/64"]
+        );
     }
 }

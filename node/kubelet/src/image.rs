@@ -143,7 +143,9 @@ impl Images {
         })?;
         match present {
             Some(image) if policy != "Always" => {
-                let message = format!("Container image {name:?} already present on machine");
+                let message = format!(
+                    "Container image {name:?} already present on machine and can be accessed by the pod"
+                );
                 tell(Level::Normal, "Pulled", message);
                 return Ok(image);
             }

@@ -1,6 +1,7 @@
 //! `toolbox`: the echo servers and the load client that the demo, the tests and the benchmarks run inside pods.
 
 mod load;
+mod pingpong;
 mod serve;
 mod stream;
 
@@ -22,6 +23,10 @@ enum Command {
     Serve(serve::Args),
     /// Send requests and report errors, backends, latency percentiles and requests/s as one line of JSON.
     Load(load::Args),
+    /// Answer `toolbox ask`: one byte for one byte, as lean as can be.
+    Answer(pingpong::AnswerArgs),
+    /// Measure a path to `toolbox answer`: short connections, request and response, or a stream.
+    Ask(pingpong::AskArgs),
     /// Hold one TCP connection to an echo server, send numbered blocks and check that every byte comes back.
     Stream(stream::Args),
 }
@@ -30,6 +35,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Load(args) => load::run(&args),
+        Command::Answer(args) => pingpong::answer(&args),
+        Command::Ask(args) => pingpong::ask(&args),
         Command::Stream(args) => stream::run(&args),
     };
     match outcome {

@@ -82,12 +82,12 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
     for store in stores {
         let mut run = Run::new(&program, folder.path(), *store, scale, args.alone)?;
         for (name, stage) in STAGES {
-            steps.run(&format!("{}: {name}", run.column.store), || stage(&mut run, &runtime))?;
+            steps.run(&format!("{}: {name}", run.column.head), || stage(&mut run, &runtime))?;
         }
         columns.push(run.column);
     }
     println!();
-    report::print(&columns);
+    report::print(report::API, &columns, "upstream");
     println!(
         "measured in {:.0} s{}",
         begun.elapsed().as_secs_f64(),

@@ -51,6 +51,18 @@ pub fn cpu(pid: u32) -> anyhow::Result<Cpu> {
     Ok(Cpu { user: user / TICKS, system: system / TICKS })
 }
 
+/// How long a process has run, to within a tick.
+pub fn age(pid: u32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let (_, fields) = text.rsplit_once(')').context("no process name in stat")?;
+    // Field 22 of proc(5): ticks between the machine's start and the process's.
+    let started: f64 = fields.split_whitespace().nth(22 - 3).context("no start in stat")?.parse()?;
+    let uptime = fs::read_to_string("/proc/uptime").context("reading /proc/uptime")?;
+    let uptime: f64 = uptime.split_whitespace().next().context("no uptime")?.parse()?;
+    Ok(Duration::from_secs_f64((uptime - started / TICKS).max(0.0)))
+}
+
 /// Seconds that all cores together were busy since the machine started.
 pub fn busy() -> f64 {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();

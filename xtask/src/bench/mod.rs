@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the control plane costs, measured on this machine.
+//! `cargo xtask bench`: what the control plane and the network cost, measured on this machine.
 
 mod api;
 mod client;
@@ -7,6 +7,7 @@ mod machine;
 mod objects;
 mod plane;
 mod report;
+mod service;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,10 +23,16 @@ pub enum Bench {
     /// again; every write is durable before it is answered. Other programs that run meanwhile spoil rates and
     /// latencies, CPU seconds much less.
     Api(api::Args),
+    /// Services and the overlay: rates against clean namespaces, an nftables ruleset and a kernel vxlan device.
+    ///
+    /// Starts a cluster of its own with two nodes, and namespaces of the same shape without Fairlead; every path is
+    /// measured once a round, and medians of the rounds' ratios are printed. Removes everything at the end.
+    Service(service::Args),
 }
 
 pub fn run(steps: &Steps, workspace: &Path, bench: &Bench) -> anyhow::Result<ExitCode> {
     match bench {
         Bench::Api(args) => api::run(steps, workspace, args),
+        Bench::Service(args) => service::run(steps, workspace, args),
     }
 }

@@ -24,7 +24,8 @@ pub struct Figure {
     pub upstream: &'static str,
 }
 
-const fn figure(name: &'static str, unit: &'static str, aim: Aim, upstream: &'static str) -> Figure {
+/// A row.
+pub const fn figure(name: &'static str, unit: &'static str, aim: Aim, upstream: &'static str) -> Figure {
     Figure { name, unit, aim, upstream }
 }
 
@@ -48,8 +49,8 @@ pub const FIRST: Figure = figure("exec to ready, first start (makes keys)", "s",
 pub const READY: Figure = figure("exec to ready", "s", AtMost(0.3), "2.6 to 3.2");
 pub const READY_FULL: Figure = figure("exec to ready, 100,000 objects stored", "s", AtMost(3.0), "");
 
-/// The rows of the table.
-const ROWS: &[Figure] = &[
+/// The rows of the API server's table.
+pub const API: &[Figure] = &[
     CREATE_CPU,
     CREATE,
     GET_CPU,
@@ -87,15 +88,15 @@ impl Aim {
     }
 }
 
-/// What one store gave.
+/// What one run gave.
 pub struct Column {
-    pub store: String,
+    pub head: String,
     values: Vec<(Figure, f64, String)>,
 }
 
 impl Column {
-    pub fn new(store: String) -> Column {
-        Column { store, values: Vec::new() }
+    pub fn new(head: String) -> Column {
+        Column { head, values: Vec::new() }
     }
 
     /// Takes in a value, and what it is made of.
@@ -108,12 +109,12 @@ impl Column {
     }
 }
 
-/// Prints everything to standard output.
-pub fn print(columns: &[Column]) {
-    let stores: String = columns.iter().map(|column| format!("{:>14}", column.store)).collect();
-    println!("{:<48}{:>10}{stores}{:>12}  unit", "figure", "aim", "upstream");
-    for figure in ROWS {
-        let mut line = format!("{:<48}{:>10}", figure.name, figure.aim.shown());
+/// Prints everything to standard output; the last column is somebody else's.
+pub fn print(rows: &[Figure], columns: &[Column], other: &str) {
+    let heads: String = columns.iter().map(|column| format!("{:>14}", column.head)).collect();
+    println!("{:<58}{:>10}{heads}{other:>19}  unit", "figure", "aim");
+    for figure in rows {
+        let mut line = format!("{:<58}{:>10}", figure.name, figure.aim.shown());
         for column in columns {
             let shown = match column.of(*figure) {
                 None => "-".to_owned(),
@@ -122,11 +123,11 @@ pub fn print(columns: &[Column]) {
             };
             line.push_str(&format!("{shown:>14}"));
         }
-        println!("{line}{:>12}  {}", figure.upstream, figure.unit);
+        println!("{line}{:>19}  {}", figure.upstream, figure.unit);
     }
     println!();
     for column in columns {
-        println!("{}: what the figures are made of (* misses its aim)", column.store);
+        println!("{}: what the figures are made of (* misses its aim)", column.head);
         for (figure, value, made_of) in column.values.iter().filter(|(.., made_of)| !made_of.is_empty()) {
             let mark = if figure.aim.holds(*value) { ' ' } else { '*' };
             println!("{mark} {}: {made_of}", figure.name.trim());

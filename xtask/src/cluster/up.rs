@@ -40,6 +40,20 @@ pub struct Args {
     pub consent: host::Consent,
 }
 
+impl Args {
+    /// A cluster of two nodes without the demo.
+    pub fn plain(name: &str) -> Args {
+        Args {
+            cluster: super::Name { name: name.into() },
+            nodes: 2,
+            store: Backend::Embedded,
+            dual_stack: false,
+            no_demo: true,
+            consent: host::Consent { no_install: false },
+        }
+    }
+}
+
 pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     host::require_root("up")?;
     let start = Instant::now();

@@ -17,6 +17,7 @@ pub static KIND: Kind = Kind {
     storage: "controllerrevisions",
     validate,
     validate_update: |new, old| strategy::immutable(new, old, &["data"]),
+    verbatim: Some("data"),
     cells,
     ..Kind::BASE
 };

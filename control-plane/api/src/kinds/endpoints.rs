@@ -16,29 +16,12 @@ pub static KIND: Kind = Kind {
     message: "api.core.v1.Endpoints",
     storage: "endpoints",
     default: |v| d::each(v, "subsets", |s| d::each(s, "ports", |p| d::zero(p, "protocol", json!("TCP")))),
-    prepare_create: sort,
-    prepare_update: |new, _| sort(new),
     validate,
     cells,
     create_on_update: true,
     deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     ..Kind::BASE
 };
-
-/// Addresses are kept in order, so that equal endpoints are equal bytes.
-fn sort(v: &mut Value) {
-    let key = |a: &Value| {
-        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-        (text(&a["ip"]), text(&a["targetRef"]["uid"]))
-    };
-    d::each(v, "subsets", |s| {
-        for list in ["addresses", "notReadyAddresses"] {
-            if let Some(list) = s.get_mut(list).and_then(Value::as_array_mut) {
-                list.sort_by_key(key);
-            }
-        }
-    });
-}
 
 fn validate(v: &Value) -> ErrorList {
     let mut e = ErrorList::new();

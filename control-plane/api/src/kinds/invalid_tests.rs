@@ -378,3 +378,82 @@ fn a_node_reports_status_without_moving_the_pod_or_its_class() {
     new["status"]["qosClass"] = json!("Guaranteed");
     compare((kind.validate_status)(&new, &old), &[("status.qosClass", "Invalid")]);
 }
+
+#[test]
+fn a_pods_operating_system_rules_out_what_the_other_one_has() {
+    let spec = |os: &str| {
+        let mut spec = json!({"os": {"name": os}, "hostPID": true, "hostIPC": false,
+            "securityContext": {"runAsUser": 1, "windowsOptions": {"runAsUserName": "u"}}});
+        spec["containers"] = json!([{"name": "c", "image": "i:1", "securityContext": {"privileged": true, "windowsOptions": {"runAsUserName": "u"}}}]);
+        pod(spec)
+    };
+    check(
+        "Pod",
+        spec("windows"),
+        &[
+            ("spec.hostPID", "Forbidden"),
+            ("spec.securityContext.runAsUser", "Forbidden"),
+            ("spec.containers[0].securityContext.privileged", "Forbidden"),
+        ],
+    );
+    check(
+        "Pod",
+        spec("linux"),
+        &[
+            ("spec.securityContext.windowsOptions", "Forbidden"),
+            ("spec.containers[0].securityContext.windowsOptions", "Forbidden"),
+        ],
+    );
+}
+
+#[test]
+fn keys_of_own_labels_need_a_selector_and_come_once() {
+    let spread = |extra: Value| {
+        let mut constraint = json!({"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule", "matchLabelKeys": ["a"]});
+        constraint.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        pod(json!({"topologySpreadConstraints": [constraint]}))
+    };
+    let keys = "spec.topologySpreadConstraints[0].matchLabelKeys";
+    check("Pod", spread(json!({})), &[(keys, "Forbidden")]);
+    check("Pod", spread(json!({"labelSelector": {"matchLabels": {"b": "c"}}})), &[]);
+    let twice = json!({"labelSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["x"]}]}});
+    check("Pod", spread(twice), &[(&format!("{keys}[0]"), "Invalid")]);
+    let mut narrowed = spread(json!({"labelSelector": {}}));
+    narrowed["metadata"]["labels"] = json!({"a": "mine"});
+    (kind("Pod").prepare_create)(&mut narrowed);
+    assert_eq!(
+        narrowed["spec"]["topologySpreadConstraints"][0]["labelSelector"],
+        json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["mine"]}]})
+    );
+}
+
+#[test]
+fn a_container_claims_only_what_its_pod_does() {
+    let claims = json!({"resourceClaims": [{"name": "a", "resourceClaimName": "x"}],
+        "containers": [{"name": "c", "image": "i:1", "resources": {"claims": [{"name": "a"}, {"name": "a", "request": "r"}, {"name": "a"}, {"name": "b"}]}}]});
+    check(
+        "Pod",
+        pod(claims),
+        &[
+            ("spec.containers[0].resources.claims[2]", "Duplicate"),
+            ("spec.containers[0].resources.claims[3]", "NotFound"),
+        ],
+    );
+}
+
+#[test]
+fn the_port_of_health_checks_stays_while_it_is_needed() {
+    let service = json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000,
+        "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ports": [{"port": 80}]}});
+    let path = "spec.healthCheckNodePort";
+    check_update(
+        "Service",
+        service.clone(),
+        |v| v["spec"]["healthCheckNodePort"] = json!(31001),
+        &[(path, "Invalid")],
+    );
+    check_update("Service", service.clone(), |v| v["spec"]["healthCheckNodePort"] = json!(0), &[]);
+    let mut negative = service;
+    negative["spec"]["healthCheckNodePort"] = json!(-1);
+    check("Service", negative, &[(path, "Invalid")]);
+}

@@ -68,6 +68,7 @@ const FIELDS: &[FieldLabel] = &[
 
 fn prepare_create(v: &mut Value) {
     strategy::create_counted(v, json!({"phase": "Pending", "qosClass": pod::qos::class(v)}));
+    pod::defaults::own_labels(v);
     if Field::root(v).get("spec").get("schedulingGates").is_empty() {
         return;
     }

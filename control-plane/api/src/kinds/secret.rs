@@ -5,6 +5,7 @@ use crate::kind::Kind;
 use crate::kind::{FieldLabel, Printing};
 use crate::validate::{self, Field};
 use crate::{
+    decode,
     field::{self, Cause, ErrorList},
     pod::defaults as d,
 };
@@ -91,10 +92,16 @@ fn validate(v: &Value) -> ErrorList {
 
 fn json_content(data: &Field, key: &str, content: &str, e: &mut ErrorList) {
     let bytes = STANDARD.decode(content).unwrap_or_default();
-    if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
-        let value = Some("\"<secret contents redacted>\"".to_owned());
-        e.push(validate::error(Cause::Invalid, &data.path.key(key), value, error.to_string()));
-    }
+    let words = match decode::json(&bytes) {
+        Err(error) => error.to_string(),
+        Ok(decoded) if decoded.value.is_object() || decoded.value.is_null() => return,
+        Ok(decoded) => format!(
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            decode::json_type(&decoded.value)
+        ),
+    };
+    let value = Some("\"<secret contents redacted>\"".to_owned());
+    e.push(validate::error(Cause::Invalid, &data.path.key(key), value, words));
 }
 
 fn validate_update(new: &Value, old: &Value) -> ErrorList {

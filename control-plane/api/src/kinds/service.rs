@@ -265,6 +265,9 @@ fn traffic(s: &Field, kind: &str, e: &mut ErrorList) {
     }
     let check = s.get("healthCheckNodePort");
     let local = kind == "LoadBalancer" && outer.str() == "Local";
+    if check.num() != 0 && local {
+        check.port(e);
+    }
     if check.num() != 0 && !local {
         check.invalid(
             e,
@@ -286,6 +289,12 @@ fn validate_update(new: &Value, old: &Value) -> ErrorList {
     let both = s.get("type").str() == "LoadBalancer" && was["type"] == "LoadBalancer";
     if both && !validate::same(class.value, &was["loadBalancerClass"]) {
         class.invalid(&mut e, families::ONCE);
+    }
+    let local = |spec: &Value| spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
+    let check = s.get("healthCheckNodePort");
+    if local(s.value) && local(was) && check.num() != was["healthCheckNodePort"].as_i64().unwrap_or(0) {
+        let words = "cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update";
+        check.invalid(&mut e, words);
     }
     e
 }

@@ -164,3 +164,14 @@ fn objects_of_any_shape_are_judged_without_panic() {
         }
     }
 }
+
+#[test]
+fn every_column_has_words_but_the_one_that_upstream_left_without() {
+    for kind in stored() {
+        for column in table::definitions(kind).as_array().into_iter().flatten() {
+            let silent = column["description"].as_str().is_none_or(str::is_empty);
+            let upstream = (kind.kind, column["name"].as_str()) == ("RuntimeClass", Some("Handler"));
+            assert_eq!(silent, upstream, "{}: {column}", label(kind));
+        }
+    }
+}

@@ -79,7 +79,7 @@ pub fn json(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     Ok(doc)
 }
 
-fn operations(patch: &[u8]) -> Result<Vec<Value>, PatchError> {
+pub(super) fn operations(patch: &[u8]) -> Result<Vec<Value>, PatchError> {
     let refuse = |words: String| PatchError::bad_request(format!("error decoding patch: {words}"));
     let decoded = decode::json(patch).map_err(|e| refuse(e.to_string()))?;
     let Value::Array(list) = decoded.value else {

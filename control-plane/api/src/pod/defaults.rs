@@ -51,6 +51,37 @@ pub fn whole_milli(list: &mut Value) {
     }
 }
 
+/// Narrows the selectors that name keys of the pod's own labels (`matchLabelKeys`) by the labels' values.
+pub fn own_labels(v: &mut Value) {
+    let labels = v["metadata"]["labels"].clone();
+    let Some(spec) = v.get_mut("spec") else { return };
+    each(spec, "topologySpreadConstraints", |c| narrow(c, &labels));
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let Some(affinity) = spec.get_mut("affinity").and_then(|a| a.get_mut(kind)) else { continue };
+        each(affinity, "requiredDuringSchedulingIgnoredDuringExecution", |term| narrow(term, &labels));
+        each(affinity, "preferredDuringSchedulingIgnoredDuringExecution", |term| {
+            with(term, "podAffinityTerm", |term| narrow(term, &labels));
+        });
+    }
+}
+
+fn narrow(term: &mut Value, labels: &Value) {
+    for (keys, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        for key in term[keys].as_array().cloned().unwrap_or_default() {
+            let Some(value) = key.as_str().and_then(|key| labels.get(key)).cloned() else { continue };
+            let requirement = json!({"key": key, "operator": operator, "values": [value]});
+            with(term, "labelSelector", |selector| {
+                if let Some(list) = selector.as_object_mut() {
+                    let list = list.entry("matchExpressions").or_insert_with(|| json!([]));
+                    if let Some(list) = list.as_array_mut() {
+                        list.push(requirement);
+                    }
+                }
+            });
+        }
+    }
+}
+
 /// `limits` and `requests`.
 pub fn resource_lists(resources: &mut Value) {
     with(resources, "limits", whole_milli);

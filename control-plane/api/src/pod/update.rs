@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::dump;
+
 use crate::{
     field::{self, ErrorList, Path},
     validate::{Field, same},
@@ -42,7 +44,8 @@ pub fn spec(new: &Value, old: &Value) -> ErrorList {
         gated(&mut munged, old);
     }
     if !same(&munged, &old["spec"]) {
-        f.forbidden(&mut e, SPEC_CHANGE);
+        let shown = dump::spec(&old["spec"], &munged);
+        f.forbidden(&mut e, format!("{SPEC_CHANGE}\n{shown}"));
     }
     e
 }
@@ -174,7 +177,10 @@ pub fn ephemeral_containers(new: &Value, old: &Value) -> ErrorList {
             )),
             Some(c) if !same(c, was) => e.push(field::forbidden(
                 &path,
-                format!("existing ephemeral containers {name:?} may not be changed\n"),
+                format!(
+                    "existing ephemeral containers {name:?} may not be changed\n{}",
+                    dump::ephemeral(was, c)
+                ),
             )),
             Some(_) => {}
         }

@@ -7,17 +7,27 @@ use crate::{decode::json_type, status::quoted};
 
 /// The first value whose type does not fit.
 pub fn check(schema: &Schema, v: &Value) -> Result<(), String> {
-    Walk { owner: "", fields: Vec::new() }.node(schema, v)
+    Walk { owner: "", fields: Vec::new(), converted: false }.node(schema, v)
+}
+
+/// The same in the words of upstream's converter, which makes objects of what strategic merge patches leave.
+pub fn check_converted(schema: &Schema, v: &Value) -> Result<(), String> {
+    Walk { owner: "", fields: Vec::new(), converted: true }.node(schema, v)
 }
 
 /// Where the walk is: the struct it is in and the fields that led here (list indices and map keys do not count).
 struct Walk<'s> {
     owner: &'s str,
     fields: Vec<&'s str>,
+    /// Speaks as the converter does.
+    converted: bool,
 }
 
 impl<'s> Walk<'s> {
-    fn mismatch(&self, what: &str, schema: &Schema) -> String {
+    fn mismatch(&self, what: &str, schema: &Schema, v: &Value) -> String {
+        if self.converted {
+            return unconverted(schema, v);
+        }
         let wanted = go_type(schema);
         if self.fields.is_empty() {
             return format!("json: cannot unmarshal {what} into Go value of type {wanted}");
@@ -30,7 +40,7 @@ impl<'s> Walk<'s> {
         if v.is_null() {
             return Ok(());
         }
-        let refuse = |walk: &Self| Err(walk.mismatch(json_type(v), schema));
+        let refuse = |walk: &Self| Err(walk.mismatch(json_type(v), schema, v));
         match (&schema.shape, v) {
             (Shape::Any(_), _) => match schema.alternative(v) {
                 Some(node) => self.node(node, v),
@@ -56,7 +66,10 @@ impl<'s> Walk<'s> {
             (Shape::Number, Value::Number(_)) => Ok(()),
             (Shape::Int32 | Shape::Int64, Value::Number(n)) if fits(&schema.shape, n) => Ok(()),
             (Shape::Int32 | Shape::Int64, Value::Number(n)) => {
-                Err(self.mismatch(&format!("number {n}"), schema))
+                Err(self.mismatch(&format!("number {n}"), schema, v))
+            }
+            (Shape::Bytes, Value::String(text)) if self.converted => {
+                base64(text).map_err(|words| format!("error decoding from json: {words}"))
             }
             (Shape::Bytes, Value::String(text)) => base64(text),
             (Shape::Quantity, _) => quantity_value(v),
@@ -79,6 +92,30 @@ impl<'s> Walk<'s> {
         }
         self.owner = outer;
         Ok(())
+    }
+}
+
+/// What the converter says: containers it cannot restore, scalars it does not know how to make of others. Go turns whole
+/// numbers into texts and into each other; the converter knows, and refuses.
+fn unconverted(schema: &Schema, v: &Value) -> String {
+    let from = match v {
+        Value::Null => "invalid",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+    };
+    match (&schema.resolve().shape, v) {
+        (Shape::Object(_) | Shape::Ref(_), _) => format!("cannot restore struct from: {from}"),
+        (Shape::Map(_), _) => format!("cannot restore map from {from}"),
+        (Shape::Array(_) | Shape::Bytes, _) => format!("cannot restore slice from {from}"),
+        (Shape::String, Value::Number(n)) if !n.is_f64() => "cannot convert int64 to string".into(),
+        (Shape::Int32 | Shape::Int64, Value::Number(_)) => {
+            format!("cannot convert {from} to {}", go_type(schema))
+        }
+        _ => format!("unrecognized type: {}", go_type(schema)),
     }
 }
 

@@ -38,8 +38,43 @@ fn suffix(text: &str) -> Option<Suffix> {
     (-1000..=1000).contains(&power).then_some(Suffix::Exponent(power))
 }
 
-/// The canonical form of `text`, `None` when it is no quantity: `0.5` is `500m`, `1024Mi` is `1Gi`, `1000m` is `1`.
+/// The form of `text` that upstream writes, `None` when it is no quantity: `0.5` is `500m`, `1024Mi` is `1Gi`, `1000m`
+/// is `1`. A text that upstream's parser takes for canonical is kept, though it may not be: `+1`, `007`, `1.234`.
 pub fn canonical(text: &str) -> Option<String> {
+    let text = text.trim();
+    let shown = computed(text)?;
+    Some(if kept(text) { text.to_owned() } else { shown })
+}
+
+/// Whether upstream's parser keeps the text: it looks at the digits and at the suffix, not at sign and leading zeros.
+/// `text` is a quantity.
+fn kept(text: &str) -> bool {
+    /// Digits that always fit what the parser counts in.
+    const DIGITS: usize = 18;
+    let body = text.trim_start_matches(['+', '-']).trim_start_matches('0');
+    let end = body.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(body.len());
+    let (number, unit) = body.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = format!("{whole}{fraction}");
+    let places = i32::try_from(fraction.len()).unwrap_or(i32::MAX);
+    match suffix(unit) {
+        _ if whole.is_empty() => false,
+        Some(Suffix::Binary(power)) => {
+            // The parser's estimate of the decimal digits that the suffix stands for.
+            let room = (power as usize).checked_mul(3).and_then(|used| 14usize.checked_sub(used));
+            fraction.is_empty()
+                && room.is_some_and(|room| digits.len() <= room)
+                && digits.parse::<u64>().is_ok_and(|number| number & 7 != 0)
+        }
+        Some(Suffix::Decimal(power) | Suffix::Exponent(power)) => {
+            let scale = power.saturating_sub(places);
+            digits.len() <= DIGITS && scale >= -9 && scale % 3 == 0 && !digits.ends_with("000")
+        }
+        None => false,
+    }
+}
+
+fn computed(text: &str) -> Option<String> {
     let (negative, body) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

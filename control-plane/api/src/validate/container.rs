@@ -1,5 +1,7 @@
 //! Containers: names, images, environment, ports, mounts, probes, hooks.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{Field, names, resources, security};
@@ -52,6 +54,8 @@ pub struct Scope<'a> {
     pub host_network: bool,
     /// The pod's grace in seconds.
     pub grace: i64,
+    /// Names of the pod's resource claims.
+    pub claims: BTreeSet<&'a str>,
 }
 
 /// All three lists of containers.
@@ -156,7 +160,7 @@ fn common<'a>(c: &Field<'a>, scope: &Scope, seen: &mut Vec<&'a str>, errors: &mu
     mounts(c, scope, errors);
     devices(c, scope, errors);
     c.get("imagePullPolicy").required_one_of(errors, PULL_POLICIES);
-    resources::requirements(&c.get("resources"), errors);
+    resources::requirements(&c.get("resources"), &scope.claims, errors);
     resize_policies(&c.get("resizePolicy"), errors);
     security::container(&c.get("securityContext"), errors);
 }

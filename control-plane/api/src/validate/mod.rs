@@ -5,6 +5,7 @@ pub mod intstr;
 pub mod meta;
 pub mod names;
 pub mod net;
+mod os;
 pub mod pod;
 pub mod quantity;
 pub mod resources;

@@ -1,6 +1,6 @@
 //! The spec of a pod, alone or in a template.
 
-use super::{Field, container, names, net, resources, scheduling, security, selector, volume};
+use super::{Field, container, names, net, os, resources, scheduling, security, selector, volume};
 use crate::field::{self, ErrorList};
 
 const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
@@ -13,6 +13,7 @@ pub fn spec(f: &Field, errors: &mut ErrorList) {
         volumes: f.get("volumes").items().map(|v| v.get("name").str()).collect(),
         host_network: f.get("hostNetwork").is_true(),
         grace: f.get("terminationGracePeriodSeconds").num(),
+        claims: f.get("resourceClaims").items().map(|c| c.get("name").str()).collect(),
     };
     container::all(f, &scope, errors);
     f.get("restartPolicy").required_one_of(errors, RESTART_POLICIES);
@@ -116,10 +117,7 @@ fn aliases(f: &Field, errors: &mut ErrorList) {
 
 fn system(f: &Field, errors: &mut ErrorList) {
     resources::list(&f.get("overhead"), errors);
-    let os = f.get("os");
-    if os.is_set() {
-        os.get("name").required_one_of(errors, &["linux", "windows"]);
-    }
+    os::spec(f, errors);
     if f.get("resources").is_set() {
         resources::pod_requirements(&f.get("resources"), errors);
     }

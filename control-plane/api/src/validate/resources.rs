@@ -1,5 +1,7 @@
 //! Resource lists and requirements.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{
@@ -119,16 +121,33 @@ fn hugepage_value(name: &str, amount: &Field, errors: &mut ErrorList) {
 }
 
 /// `resources` of a container.
-pub fn requirements(f: &Field, errors: &mut ErrorList) {
+pub fn requirements(f: &Field, pod_claims: &BTreeSet<&str>, errors: &mut ErrorList) {
     requirements_of(f, errors, container_resource_name);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = BTreeSet::new();
     for claim in f.get("claims").items() {
-        let name = claim.get("name");
-        if name.present(errors) {
-            if seen.contains(&name.str()) {
-                claim.duplicate(errors);
+        let (name, request) = (claim.get("name"), claim.get("request"));
+        if name.is_empty() {
+            claim.required(errors, "");
+        } else {
+            let key = if request.is_empty() {
+                name.str().to_owned()
+            } else {
+                format!("{}/{}", name.str(), request.str())
+            };
+            if !seen.insert(key.clone()) {
+                errors.push(field::duplicate(&claim.path, &key.into()));
             }
-            seen.push(name.str());
+            if !pod_claims.contains(name.str()) {
+                let known: Vec<&str> = pod_claims.iter().copied().collect();
+                let list = if known.is_empty() {
+                    " which is empty".into()
+                } else {
+                    format!(": {}", known.join(", "))
+                };
+                let mut error = field::not_found(&claim.path, name.value);
+                error.detail = format!("must be one of the names in pod.spec.resourceClaims{list}");
+                errors.push(error);
+            }
         }
     }
 }

@@ -141,15 +141,7 @@ fn pod_term(t: &Field, errors: &mut ErrorList) {
         let at = Field::at(namespace.value, t.path.child("namespace"));
         at.all(errors, names::dns_label(namespace.str()));
     }
-    for name in ["matchLabelKeys", "mismatchLabelKeys"] {
-        let keys = t.get(name);
-        if !keys.is_empty() && !t.get("labelSelector").is_set() {
-            keys.forbidden(errors, "must not be specified when labelSelector is not set");
-        }
-        for key in keys.items() {
-            key.all(errors, names::qualified(key.str()));
-        }
-    }
+    label_keys(t, errors);
     let topology = t.get("topologyKey");
     if topology.is_empty() {
         topology.required(errors, "can not be empty");
@@ -197,8 +189,35 @@ pub fn spread(f: &Field, errors: &mut ErrorList) {
             c.get(policy).one_of(errors, &["Honor", "Ignore"]);
         }
         selector::label_selector(&c.get("labelSelector"), errors);
-        for label in c.get("matchLabelKeys").items() {
-            label.all(errors, names::qualified(label.str()));
+        label_keys(&c, errors);
+    }
+}
+
+/// Keys of the pod's own labels that a selector of pods is narrowed by. A new pod's selectors have them already: a key
+/// that is there twice was asked for twice.
+fn label_keys(f: &Field, errors: &mut ErrorList) {
+    let (matched, selector) = (f.get("matchLabelKeys"), f.get("labelSelector"));
+    let unmatched = f.get("mismatchLabelKeys");
+    for keys in [&matched, &unmatched] {
+        if !keys.is_empty() && !selector.is_set() {
+            keys.forbidden(errors, "must not be specified when labelSelector is not set");
+        }
+        for key in keys.items() {
+            key.all(errors, names::qualified(key.str()));
+        }
+    }
+    for key in matched.items().filter(|key| unmatched.items().any(|other| other.str() == key.str())) {
+        key.invalid_text(errors, "exists in both matchLabelKeys and mismatchLabelKeys");
+    }
+    for (name, keys) in [("matchLabelKeys", &matched), ("mismatchLabelKeys", &unmatched)] {
+        for key in keys.items() {
+            let labels =
+                selector.get("matchLabels").entries().filter(|(label, _)| *label == key.str()).count();
+            let expressions = selector.get("matchExpressions");
+            let required = expressions.items().filter(|e| e.get("key").str() == key.str()).count();
+            if labels + required > 1 {
+                key.invalid_text(errors, format!("exists in both {name} and labelSelector"));
+            }
         }
     }
 }

@@ -176,6 +176,20 @@ fn yaml_written_reads_back() {
 }
 
 #[test]
+fn yaml_lines_break_at_the_first_space_after_eighty_columns() {
+    let long = "word ".repeat(20);
+    for text in
+        [long.trim_end().to_owned(), format!("a: {long}b"), format!("it's: {long}  b"), "x".repeat(200)]
+    {
+        let value = json!({"message": text, "list": [text]});
+        let written = yaml::write(&value);
+        assert_eq!(decode::yaml(written.as_bytes()).expect(&written).value, value, "{written}");
+    }
+    let text = format!("{} end", "x".repeat(90));
+    assert_eq!(yaml::write(&json!({"m": text})), format!("m: {}\n  end\n", "x".repeat(90)));
+}
+
+#[test]
 fn protobuf_round_trips_every_kind() {
     for kind in kinds::REGISTRY {
         assert!(schema::of(kind.schema).is_some(), "{} has no schema {}", kind.kind, kind.schema);

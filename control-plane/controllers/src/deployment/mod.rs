@@ -312,12 +312,13 @@ impl Controller {
         Ok(())
     }
 
+    /// Through `status`, as upstream does: there a new annotation is no new generation.
     async fn annotate(&self, rollout: &mut Rollout, annotations: Value) -> Result<(), Failure> {
         let api: Api<Deployment> = self.api_of(rollout);
         let patch = json!({"metadata": {"uid": rollout.deployment.uid(), "annotations": annotations}});
         let name = rollout.deployment.name_any();
         let patch = kube::api::Patch::Merge(patch);
-        let written = api.patch(&name, &kube::api::PatchParams::default(), &patch).await;
+        let written = api.patch_status(&name, &kube::api::PatchParams::default(), &patch).await;
         rollout.deployment.metadata = written.step("note the revision")?.metadata;
         Ok(())
     }

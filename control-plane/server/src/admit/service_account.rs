@@ -1,6 +1,6 @@
 //! ServiceAccount: every pod has an account, and the account's token in a projected volume.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use fairlead_api::{registry, status::Status};
 use futures::{FutureExt, future::BoxFuture};
@@ -15,6 +15,9 @@ use crate::{
 
 pub const PLUGIN: Plugin = Plugin { name: "ServiceAccount", mutate: Some(mutate), ..Plugin::BASE };
 
+/// The account of pods that name none. A controller makes it in every new namespace, so it is looked for more often.
+const DEFAULT: &str = "default";
+const TRIES: usize = 10;
 /// Where every container finds the token.
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -43,7 +46,7 @@ async fn admit(api: &Api, attributes: &Attributes<'_>, pod: &mut Value) -> Resul
     }
     let account = match pod["spec"]["serviceAccountName"].as_str() {
         Some(name) if !name.is_empty() => name.to_owned(),
-        _ => "default".to_owned(),
+        _ => DEFAULT.to_owned(),
     };
     pod["spec"]["serviceAccountName"] = account.as_str().into();
     pod["spec"]["serviceAccount"] = account.as_str().into();
@@ -151,10 +154,20 @@ async fn find(api: &Api, namespace: &str, name: &str) -> Result<Option<Value>, S
     let cache: &Arc<Cache> = api.cache(kind)?;
     let key = format!("{namespace}/{name}");
     let read = || -> Option<Arc<Item>> { cache.get(&key) };
-    if read().is_none() {
-        api.caches.fresh().await.map_err(behind)?;
+    let tries = if name == DEFAULT { TRIES } else { 1 };
+    let pause = Duration::from_millis(rand::random_range(100..200));
+    for attempt in 0..tries {
+        if attempt > 0 {
+            tokio::time::sleep(pause).await;
+        }
+        if read().is_none() {
+            api.caches.fresh().await.map_err(behind)?;
+        }
+        if let Some(item) = read() {
+            return Ok(Some(item.value(kind)));
+        }
     }
-    Ok(read().map(|item| item.value(kind)))
+    Ok(None)
 }
 
 /// Adds the token's volume, and mounts it where a container mounts nothing else in its place.

@@ -1,6 +1,6 @@
 //! `pods/eviction`: a deletion that PodDisruptionBudgets can refuse.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fairlead_api::{
@@ -25,6 +25,10 @@ use crate::{
 
 /// Evictions that a budget has counted and not seen go yet, at most.
 const MAX_DISRUPTED: usize = 2000;
+/// How often, and how long apart, the deletion of an exempt pod is tried while others write to it
+/// (`EvictionsRetry`).
+const RETRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(500);
 const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 
 /// POST.
@@ -38,22 +42,43 @@ pub async fn evict(api: &Arc<Api>, call: &Call, headers: &HeaderMap, body: &Byte
     super::admit(api, call, &mut eviction, options.dry_run).await?;
     let mut deletion = Options::from_value(&eviction["deleteOptions"])?;
     deletion.dry_run |= options.dry_run;
-    let pod = write::current(api, call.kind, &call.key()).await?.ok_or_else(|| call.not_found())?;
-    let pending = pod.object["status"]["phase"] == "Pending";
-    let unbudgeted = if exempt(&pod.object) {
-        pending && pod.object["metadata"]["deletionTimestamp"].is_null()
-    } else {
-        !disrupt(api, call, &pod.object, deletion.dry_run).await?
-    };
-    // A pod that went unbudgeted for the state it was in must still be in that state.
-    if unbudgeted && deletion.version.is_none() {
-        deletion.version = Some(pod.revision.to_string());
+    let retry = deletion.version.is_none();
+    let mut pod = write::current(api, call.kind, &call.key()).await?.ok_or_else(|| call.not_found())?;
+    let mut tries = 1;
+    while exempt(&pod.object) {
+        let pending = pod.object["status"]["phase"] == "Pending";
+        let guarded = pending && pod.object["metadata"]["deletionTimestamp"].is_null();
+        match remove(api, call, &deletion, guarded.then_some(pod.revision)).await {
+            Err(error) if retry && tries < RETRIES && error.code() == 409 => tokio::time::sleep(PAUSE).await,
+            removed => return removed.map(|()| super::done(call)),
+        }
+        tries += 1;
+        pod = write::current(api, call.kind, &call.key()).await?.ok_or_else(|| call.not_found())?;
     }
+    let spared = disrupt(api, call, &pod.object, deletion.dry_run).await?;
+    match remove(api, call, &deletion, spared.as_ref().map(|_| pod.revision)).await {
+        // It may have become ready, and a disruption, in the meantime: the client is to ask again.
+        Err(error) if retry && error.code() == 409 && spared.is_some() => {
+            Err(processing(&spared.unwrap_or_default()))
+        }
+        removed => removed.map(|()| super::done(call)),
+    }
+}
+
+/// Deletes the pod. One that went unbudgeted for the state it was in, at `version`, must still be in that state.
+async fn remove(api: &Arc<Api>, call: &Call, deletion: &Options, version: Option<u64>) -> Result<(), Status> {
+    let mut deletion = deletion.clone();
+    deletion.version = deletion.version.or_else(|| version.map(|version| version.to_string()));
     if !deletion.dry_run {
         announce(api, call, &mut deletion).await?;
     }
-    delete::one(api, call, &call.resource.name, &deletion).await?;
-    Ok(super::done(call))
+    delete::one(api, call, &call.resource.name, &deletion).await.map(drop)
+}
+
+/// The budget's controller has not caught up.
+fn processing(budget: &str) -> Status {
+    let why = format!("The disruption budget {budget} is still being processed by the server.");
+    status::too_many_requests(REFUSED, 0).with_cause("DisruptionBudget", &why, "").with_retry_after(10)
 }
 
 /// Says in the pod's status why it goes.
@@ -121,9 +146,9 @@ fn exempt(pod: &Value) -> bool {
         || matches!(pod["status"]["phase"].as_str(), Some("Pending" | "Succeeded" | "Failed"))
 }
 
-/// Takes one disruption from the budget that covers the pod; `false` for a pod that the budget does not count.
-async fn disrupt(api: &Arc<Api>, call: &Call, pod: &Value, dry_run: bool) -> Result<bool, Status> {
-    let Some(kind) = registry::find("policy", "v1", "poddisruptionbudgets") else { return Ok(true) };
+/// Takes one disruption from the budget that covers the pod. Returns the budget's name if it does not count the pod.
+async fn disrupt(api: &Arc<Api>, call: &Call, pod: &Value, dry_run: bool) -> Result<Option<String>, Status> {
+    let Some(kind) = registry::find("policy", "v1", "poddisruptionbudgets") else { return Ok(None) };
     let prefix = format!("{}/", call.resource.namespace);
     let budgets: Vec<Value> = api
         .cache(kind)?
@@ -136,17 +161,17 @@ async fn disrupt(api: &Arc<Api>, call: &Call, pod: &Value, dry_run: bool) -> Res
         })
         .collect();
     let budget = match budgets.as_slice() {
-        [] => return Ok(true),
+        [] => return Ok(None),
         [one] => one,
         _ => {
             let words = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(status::failure(500, "", words, None));
         }
     };
-    if uncounted(pod, budget) {
-        return Ok(false);
-    }
     let name = budget["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    if uncounted(pod, budget) {
+        return Ok(Some(name));
+    }
     let mut resource = call.resource.clone();
     resource.name.clone_from(&name);
     resource.subresource = "status".into();
@@ -156,7 +181,7 @@ async fn disrupt(api: &Arc<Api>, call: &Call, pod: &Value, dry_run: bool) -> Res
     writing.tracking = Tracking::Nobody;
     writing.derived = true;
     writing.update(&name, |_, current| taken(&current.object, &call.resource.name, &name)).await?;
-    Ok(true)
+    Ok(None)
 }
 
 /// A pod that is not ready costs nothing where enough others are, or where the budget says so.
@@ -175,8 +200,7 @@ fn taken(budget: &Value, pod: &str, name: &str) -> Result<Value, Status> {
     let refuse = |why: String| status::too_many_requests(REFUSED, 0).with_cause("DisruptionBudget", &why, "");
     let forbidden = |why: &str| status::forbidden("policy", "poddisruptionbudget", name, why);
     if number("observedGeneration") < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
-        let why = format!("The disruption budget {name} is still being processed by the server.");
-        return Err(refuse(why).with_retry_after(10));
+        return Err(processing(name));
     }
     let allowed = number("disruptionsAllowed");
     if allowed < 0 {

@@ -32,7 +32,7 @@ pub const CGROUP_HOOKS: [(&str, u32); 8] = [
 /// Sizes of the maps whose size depends on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Entries of CONNTRACK; NAT gets as many.
+    /// Entries of CONNTRACK; NAT gets as many, and what sockets and clients leave behind a part of it.
     pub flows: u32,
 }
 
@@ -63,7 +63,16 @@ impl Programs {
         for name in map::PINNED {
             loader.map_pin_path(name, maps.join(name));
         }
-        loader.map_max_entries(map::CONNTRACK, sizes.flows).map_max_entries(map::NAT, sizes.flows);
+        for (name, share) in [
+            (map::CONNTRACK, 1),
+            (map::NAT, 1),
+            (map::SOCKETS, 2),
+            (map::AFFINITY, 4),
+            (map::LOADS, 4),
+            (map::FRAGMENTS, 16),
+        ] {
+            loader.map_max_entries(name, sizes.flows / share);
+        }
         let load_error = |source: Box<dyn std::error::Error + Send + Sync>| LinkError::Load {
             object: object.to_owned(),
             source,

@@ -3,24 +3,25 @@
 //! Tables plan, this module carries out, in the order that the plans are in. After a start it first compares with what
 //! an earlier run left pinned: what is the same is not written, and what nobody planned is removed at the end.
 
+pub mod carry;
 pub mod table;
 
 use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
     io,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::Path,
 };
 
 use fairlead_abi::{
-    Addr, Backend, BackendKey, Config, Counter, CtEntry, CtKey, Endpoint, NatKey, NatValue, NetnsEntry, Node,
-    Route, Rule, RuleHits, Service, ServiceKey, map,
+    Addr, Backend, BackendKey, Be32, Config, Counter, CtEntry, CtKey, Endpoint, NatKey, NatValue, NetnsEntry,
+    Node, RangeKey, Rate, RateKey, Route, Rule, RuleHits, Service, ServiceKey, SocketKey, SocketValue, map,
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{overlay::OverlayChange, policy::Plan, service::ServiceChange};
-use table::{AddrPrefix, PerCpu, RulePrefix, Table, Wire};
+use table::{AddrPrefix, PerCpu, RangePrefix, RulePrefix, Table, Wire};
 
 /// Why a map could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +155,11 @@ pub struct Maps {
     nodes: Owned<Addr, Node>,
     services: Owned<ServiceKey, Service>,
     backends: Owned<BackendKey, Backend>,
+    tables: Owned<u32, fairlead_abi::Table>,
+    ranges: Owned<RangePrefix, u32>,
+    direct: Owned<AddrPrefix, u32>,
+    announced: Owned<Addr, u32>,
+    rates: Owned<RateKey, Rate>,
     identities: Owned<AddrPrefix, u32>,
     rules: Owned<RulePrefix, Rule>,
     rule_hits: PerCpu<u32, RuleHits>,
@@ -167,6 +173,8 @@ pub struct Observed {
     pub conntrack: Table<CtKey, CtEntry>,
     /// Translations.
     pub nat: Table<NatKey, NatValue>,
+    /// Sockets' translations.
+    pub sockets: Table<SocketKey, SocketValue>,
     /// Drops by reason.
     pub drops: PerCpu<u32, Counter>,
     /// Other counters.
@@ -184,6 +192,7 @@ impl Observed {
         Ok(Observed {
             conntrack: Table::open(directory, map::CONNTRACK)?,
             nat: Table::open(directory, map::NAT)?,
+            sockets: Table::open(directory, map::SOCKETS)?,
             drops: PerCpu::open(directory, map::DROPS)?,
             metrics: PerCpu::open(directory, map::METRICS)?,
             rule_hits: PerCpu::open(directory, map::RULE_HITS)?,
@@ -191,8 +200,14 @@ impl Observed {
     }
 }
 
-fn prefix_key(prefix: Ipv4Net) -> AddrPrefix {
-    AddrPrefix { length: 96 + u32::from(prefix.prefix_len()), addr: Addr::from(prefix.network()) }
+fn prefix_key(prefix: IpNet) -> AddrPrefix {
+    let mapped = if prefix.addr().is_ipv4() { 96 } else { 0 };
+    AddrPrefix { length: mapped + u32::from(prefix.prefix_len()), addr: Addr::from(prefix.network()) }
+}
+
+fn range_key(service: u32, clients: IpNet) -> RangePrefix {
+    let AddrPrefix { length, addr } = prefix_key(clients);
+    RangePrefix { length: 32 + length, key: RangeKey { service: Be32::new(service), addr } }
 }
 
 impl Maps {
@@ -209,6 +224,11 @@ impl Maps {
             nodes: Owned::hash(directory, map::NODES)?,
             services: Owned::hash(directory, map::SERVICES)?,
             backends: Owned::hash(directory, map::BACKENDS)?,
+            tables: Owned::hash(directory, map::TABLES)?,
+            ranges: Owned::trie(directory, map::RANGES)?,
+            direct: Owned::trie(directory, map::DIRECT)?,
+            announced: Owned::hash(directory, map::ANNOUNCED)?,
+            rates: Owned::hash(directory, map::RATES)?,
             identities: Owned::trie(directory, map::IDENTITIES)?,
             rules: Owned::trie(directory, map::RULES)?,
             rule_hits: PerCpu::open(directory, map::RULE_HITS)?,
@@ -271,7 +291,7 @@ impl Maps {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn endpoint(&self, address: Ipv4Addr) -> Result<Option<Endpoint>, MapError> {
+    pub fn endpoint(&self, address: IpAddr) -> Result<Option<Endpoint>, MapError> {
         self.endpoints.table.get(&Addr::from(address))
     }
 
@@ -279,7 +299,7 @@ impl Maps {
     ///
     /// # Errors
     /// When the map is full.
-    pub fn set_endpoint(&mut self, address: Ipv4Addr, endpoint: Endpoint) -> Result<(), MapError> {
+    pub fn set_endpoint(&mut self, address: IpAddr, endpoint: Endpoint) -> Result<(), MapError> {
         self.endpoints.set(Addr::from(address), endpoint)
     }
 
@@ -287,8 +307,39 @@ impl Maps {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn remove_endpoint(&mut self, address: Ipv4Addr) -> Result<(), MapError> {
+    pub fn remove_endpoint(&mut self, address: IpAddr) -> Result<(), MapError> {
         self.endpoints.remove(Addr::from(address))
+    }
+
+    /// Bounds what a pod receives or sends, or no more. What may pass at the moment is the programs' to count, so an
+    /// entry that bounds the same is left alone.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn set_rate(&mut self, key: RateKey, rate: Option<Rate>) -> Result<(), MapError> {
+        let Some(rate) = rate else { return self.rates.remove(key) };
+        let same =
+            |present: &Rate| (present.bytes_per_second, present.burst) == (rate.bytes_per_second, rate.burst);
+        match self.rates.current(&key)?.filter(same) {
+            Some(present) => self.rates.set(key, present),
+            None => self.rates.set(key, rate),
+        }
+    }
+
+    /// Says which destinations outside the cluster pods reach with their own address.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn set_direct(&mut self, prefixes: &[IpNet]) -> Result<(), MapError> {
+        prefixes.iter().try_for_each(|prefix| self.direct.set(prefix_key(*prefix), 1))
+    }
+
+    /// Answers for an address on the uplink's segment, or no more.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn announce(&mut self, address: IpAddr, on: bool) -> Result<(), MapError> {
+        if on { self.announced.set(address.into(), 1) } else { self.announced.remove(address.into()) }
     }
 
     /// Carries out a change of one Service.
@@ -299,11 +350,23 @@ impl Maps {
         for (key, backend) in &change.set_backends {
             self.backends.set(*key, *backend)?;
         }
+        for (number, table) in &change.set_tables {
+            self.tables.set(*number, **table)?;
+        }
+        for (number, clients) in &change.set_ranges {
+            self.ranges.set(range_key(*number, *clients), 1)?;
+        }
         for (key, frontend) in &change.set_frontends {
             self.services.set(*key, *frontend)?;
         }
         for key in &change.remove_frontends {
             self.services.remove(*key)?;
+        }
+        for (number, clients) in &change.remove_ranges {
+            self.ranges.remove(range_key(*number, *clients))?;
+        }
+        for number in &change.remove_tables {
+            self.tables.remove(*number)?;
         }
         for key in &change.remove_backends {
             self.backends.remove(*key)?;
@@ -360,11 +423,11 @@ impl Maps {
     /// # Errors
     /// When a map is full.
     pub fn apply_overlay(&mut self, change: &OverlayChange) -> Result<(), MapError> {
-        for (address, own) in &change.set_addresses {
-            self.nodes.set(Addr::from(*address), Node { flags: if *own { Node::SELF } else { 0 } })?;
+        for (address, flags) in &change.set_addresses {
+            self.nodes.set(Addr::from(*address), Node { flags: *flags })?;
         }
-        for (cidr, node) in &change.set_routes {
-            self.routes.set(prefix_key(*cidr), Route { node: Addr::from(*node), flags: 0 })?;
+        for (cidr, hop) in &change.set_routes {
+            self.routes.set(prefix_key(*cidr), Route { node: Addr::from(hop.node), flags: 0 })?;
         }
         for (cidr, _) in &change.remove_routes {
             self.routes.remove(prefix_key(*cidr))?;
@@ -389,7 +452,12 @@ impl Maps {
     /// What the kernel says.
     pub fn remove_unplanned(&mut self) -> Result<u32, MapError> {
         Ok(self.services.remove_unplanned()?
+            + self.ranges.remove_unplanned()?
+            + self.tables.remove_unplanned()?
             + self.backends.remove_unplanned()?
+            + self.announced.remove_unplanned()?
+            + self.direct.remove_unplanned()?
+            + self.rates.remove_unplanned()?
             + self.endpoints.remove_unplanned()?
             + self.netns.remove_unplanned()?
             + self.identities.remove_unplanned()?
@@ -408,6 +476,11 @@ impl Maps {
             self.nodes.fill(),
             self.services.fill(),
             self.backends.fill(),
+            self.tables.fill(),
+            self.ranges.fill(),
+            self.direct.fill(),
+            self.announced.fill(),
+            self.rates.fill(),
             self.identities.fill(),
             self.rules.fill(),
         ]

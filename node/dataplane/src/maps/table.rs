@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use fairlead_abi::{Addr, RuleKey};
+use fairlead_abi::{Addr, RangeKey, RuleKey};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::MapError;
@@ -38,6 +38,16 @@ pub struct RulePrefix {
     pub length: u32,
     /// The rule's key.
     pub key: RuleKey,
+}
+
+/// Key of the longest-prefix map of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct RangePrefix {
+    /// How many leading bits count.
+    pub length: u32,
+    /// The Service and the client.
+    pub key: RangeKey,
 }
 
 /// A map of the kernel.

@@ -21,11 +21,10 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Whether it is one of the peers meant. Blocks of another family mark prefixes that no block holds any more, so
-    /// nothing is ever one of those.
+    /// Whether it is one of the peers meant.
     #[must_use]
     pub fn is_one_of(&self, peer: &Arc<Peer>) -> bool {
-        **peer != Peer::OtherFamily && self.peers.contains(peer)
+        **peer != Peer::Nobody && self.peers.contains(peer)
     }
 }
 
@@ -52,7 +51,8 @@ impl Canonical for Peer {
                 }
                 out.push(']');
             }
-            Peer::OtherFamily => out.push_str("other"),
+            // The word is that of layout 1, so that numbers stay the same.
+            Peer::Nobody => out.push_str("other"),
         }
     }
 }

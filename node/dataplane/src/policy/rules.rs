@@ -5,12 +5,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::{self, Write as _},
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
 };
 
 use fairlead_abi::{Be16, Be32, Rule as RuleValue, RuleKey};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
     identity::{Canonical, Identity, Numbers},
@@ -222,11 +222,11 @@ pub struct Plan {
     /// Entries to add to RULES.
     pub add_rules: Vec<(Entry, RuleValue)>,
     /// Entries to add to or change in IDENTITIES.
-    pub set_identities: Vec<(Ipv4Net, u32)>,
+    pub set_identities: Vec<(IpNet, u32)>,
     /// Pods of this node that obey other rulesets now.
     pub verdicts: Vec<(Key, Verdict)>,
     /// Entries to remove from IDENTITIES.
-    pub remove_identities: Vec<Ipv4Net>,
+    pub remove_identities: Vec<IpNet>,
     /// Entries to remove from RULES.
     pub remove_rules: Vec<Entry>,
     /// Whether an address may have lost an allowance: established flows of every pod must be evaluated again.
@@ -256,7 +256,7 @@ struct Local {
 #[derive(Debug, Default)]
 pub struct Rules {
     pods: HashMap<Key, Pod>,
-    by_address: HashMap<Ipv4Addr, Key>,
+    by_address: HashMap<IpAddr, Key>,
     namespaces: HashMap<Arc<str>, Labels>,
     policies: BTreeMap<Key, Policy>,
     local: HashMap<Key, Local>,
@@ -267,8 +267,8 @@ pub struct Rules {
     identities: Numbers<Identity>,
     rulesets: Numbers<Ruleset>,
     rule_names: Numbers<RuleName>,
-    assigned: HashMap<Ipv4Net, Arc<Identity>>,
-    dirty_addresses: HashSet<Ipv4Addr>,
+    assigned: HashMap<IpNet, Arc<Identity>>,
+    dirty_addresses: HashSet<IpAddr>,
     dirty_local: HashSet<Key>,
     /// Rulesets of pods that left; released with the next plan.
     orphaned: Vec<Arc<Ruleset>>,
@@ -516,7 +516,7 @@ impl Rules {
     /// Gives identities to dirty addresses, or to all when the peers told apart have changed.
     fn settle_identities(&mut self, all: bool, plan: &mut Plan) -> Settled {
         let mut settled = Settled::default();
-        let mut wanted: HashMap<Ipv4Net, Option<Identity>> = HashMap::new();
+        let mut wanted: HashMap<IpNet, Option<Identity>> = HashMap::new();
         let dirty = std::mem::take(&mut self.dirty_addresses);
         if all {
             wanted.extend(self.assigned.keys().map(|prefix| (*prefix, None)));
@@ -524,10 +524,10 @@ impl Rules {
                 self.block_prefixes().into_iter().map(|prefix| (prefix, self.identify_only_blocks(prefix))),
             );
             wanted.extend(
-                self.by_address.keys().map(|address| (Ipv4Net::from(*address), self.identify_pod(*address))),
+                self.by_address.keys().map(|address| (IpNet::from(*address), self.identify_pod(*address))),
             );
         } else {
-            wanted.extend(dirty.iter().map(|address| (Ipv4Net::from(*address), self.identify_pod(*address))));
+            wanted.extend(dirty.iter().map(|address| (IpNet::from(*address), self.identify_pod(*address))));
         }
         for (prefix, identity) in wanted {
             let identity = identity.filter(|identity| !identity.peers.is_empty()).map(Arc::new);
@@ -557,7 +557,7 @@ impl Rules {
     }
 
     /// Every prefix at which membership in some block begins or ends.
-    fn block_prefixes(&self) -> BTreeSet<Ipv4Net> {
+    fn block_prefixes(&self) -> BTreeSet<IpNet> {
         let mut prefixes = BTreeSet::new();
         for peer in self.peers.keys() {
             if let Peer::Block { cidr, except } = &**peer {
@@ -568,7 +568,7 @@ impl Rules {
         prefixes
     }
 
-    fn blocks_of(&self, prefix: Ipv4Net) -> impl Iterator<Item = &Arc<Peer>> {
+    fn blocks_of(&self, prefix: IpNet) -> impl Iterator<Item = &Arc<Peer>> {
         self.peers.keys().filter(move |peer| match &***peer {
             Peer::Block { cidr, except } => {
                 cidr.contains(&prefix) && !except.iter().any(|part| part.contains(&prefix))
@@ -577,8 +577,8 @@ impl Rules {
         })
     }
 
-    fn identify_pod(&self, address: Ipv4Addr) -> Option<Identity> {
-        let prefix = Ipv4Net::from(address);
+    fn identify_pod(&self, address: IpAddr) -> Option<Identity> {
+        let prefix = IpNet::from(address);
         let own_prefix = self.block_prefixes_hold(prefix);
         let Some(pod) = self.by_address.get(&address).and_then(|key| self.pods.get(key)) else {
             return if own_prefix { self.identify_only_blocks(prefix) } else { None };
@@ -598,7 +598,7 @@ impl Rules {
         Some(Identity { peers, ports })
     }
 
-    fn block_prefixes_hold(&self, prefix: Ipv4Net) -> bool {
+    fn block_prefixes_hold(&self, prefix: IpNet) -> bool {
         self.peers.keys().any(|peer| match &**peer {
             Peer::Block { cidr, except } => *cidr == prefix || except.contains(&prefix),
             _ => false,
@@ -606,10 +606,10 @@ impl Rules {
     }
 
     /// A prefix that is an exception of one block may lie in no other: then its entry hides what is around it.
-    fn identify_only_blocks(&self, prefix: Ipv4Net) -> Option<Identity> {
+    fn identify_only_blocks(&self, prefix: IpNet) -> Option<Identity> {
         let mut peers: Vec<Arc<Peer>> = self.blocks_of(prefix).cloned().collect();
         if peers.is_empty() {
-            peers.push(Arc::new(Peer::OtherFamily));
+            peers.push(Arc::new(Peer::Nobody));
         }
         Some(Identity { peers, ports: Vec::new() })
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use fairlead_abi::{Be32, Rule as RuleValue, RuleKey};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::*;
@@ -13,22 +13,23 @@ use crate::policy::spec::Policy;
 #[derive(Clone, Default)]
 struct Maps {
     rules: HashMap<Entry, RuleValue>,
-    identities: HashMap<Ipv4Net, u32>,
+    identities: HashMap<IpNet, u32>,
     verdicts: HashMap<Key, Verdict>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Probe {
-    peer: Ipv4Addr,
+    peer: IpAddr,
     protocol: Protocol,
     port: u16,
 }
 
 impl Maps {
-    fn identity(&self, address: Ipv4Addr) -> u32 {
-        (0..=32)
+    fn identity(&self, address: IpAddr) -> u32 {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        (0..=longest)
             .rev()
-            .find_map(|length| self.identities.get(&Ipv4Net::new(address, length).expect("a length").trunc()))
+            .find_map(|length| self.identities.get(&IpNet::new(address, length).expect("a length").trunc()))
             .copied()
             .unwrap_or_default()
     }
@@ -107,16 +108,16 @@ impl Model {
         !selected
     }
 
-    fn at(&self, address: Ipv4Addr) -> Option<&Pod> {
+    fn at(&self, address: IpAddr) -> Option<&Pod> {
         self.pods.values().find(|pod| !pod.host_network && !pod.finished && pod.addresses.contains(&address))
     }
 
-    fn is_peer(&self, peer: &Peer, address: Ipv4Addr) -> bool {
+    fn is_peer(&self, peer: &Peer, address: IpAddr) -> bool {
         match peer {
             Peer::Block { cidr, except } => {
                 cidr.contains(&address) && !except.iter().any(|part| part.contains(&address))
             }
-            Peer::OtherFamily => false,
+            Peer::Nobody => false,
             Peer::Pods { namespace, namespaces, pods } => self.at(address).is_some_and(|pod| {
                 pods.matches(&pod.labels)
                     && match namespace {
@@ -152,8 +153,16 @@ struct World {
 
 impl World {
     fn probes(&self) -> Vec<Probe> {
-        let outside =
-            ["192.0.2.1", "192.0.2.77", "10.244.9.9", "198.51.100.1"].map(|a| a.parse().expect("address"));
+        let outside = [
+            "192.0.2.1",
+            "192.0.2.77",
+            "10.244.9.9",
+            "198.51.100.1",
+            "2001:db8::1",
+            "2001:db8:7::1",
+            "fd00::99",
+        ]
+        .map(|a| a.parse().expect("address"));
         let pods = self.model.pods.values().flat_map(|pod| pod.addresses.iter().copied());
         let mut probes = Vec::new();
         for peer in pods.chain(outside) {
@@ -275,14 +284,21 @@ fn labels_of(pairs: &[(&str, &str)]) -> Labels {
     Labels::new(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
 }
 
+/// The pod's other address: the digits of its IPv4 address as groups.
+fn v6_of(address: &str) -> IpAddr {
+    format!("fd00:{}", address.replace('.', ":").replacen(':', "::", 1)).parse().expect("an address")
+}
+
 fn pod(namespace: &str, name: &str, address: &str, labels: &[(&str, &str)], http: u16) -> Pod {
     Pod {
         key: Key::new(namespace, name),
         uid: String::new(),
         labels: labels_of(labels),
-        addresses: vec![address.parse().expect("an address")],
+        addresses: vec![address.parse().expect("an address"), v6_of(address)],
         node: "a".to_owned(),
         host_network: false,
+        weight: None,
+        rates: Default::default(),
         finished: false,
         ports: vec![NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: http }],
     }
@@ -322,6 +338,8 @@ fn specs() -> Vec<serde_json::Value> {
         json!({"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {}, "podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}}], "ports": [{"port": 8080, "endPort": 8100}]}]}),
         json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "192.0.2.0/24", "except": ["192.0.2.64/26"]}}]}]}),
         json!({"podSelector": {}, "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.244.0.0/16"]}}], "ports": [{"protocol": "UDP", "port": 80}, {"port": 81}]}], "policyTypes": ["Egress"]}),
+        json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "2001:db8::/32", "except": ["2001:db8:7::/48"]}}, {"ipBlock": {"cidr": "fd00::/16"}}], "ports": [{"port": 80}]}]}),
+        json!({"podSelector": {}, "egress": [{"to": [{"ipBlock": {"cidr": "::/0", "except": ["fd00:10::244:1:2/128"]}}]}], "policyTypes": ["Egress"]}),
         json!({"podSelector": {}, "ingress": [{"ports": [{"port": "http"}]}]}),
         json!({"podSelector": {}, "egress": [{"ports": [{"port": "http"}]}], "policyTypes": ["Egress"]}),
         json!({"podSelector": {}, "egress": [{"to": [{"namespaceSelector": {"matchLabels": {"team": "bank"}}}], "ports": [{"port": "http"}]}], "policyTypes": ["Egress"]}),

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use k8s_openapi::{
     api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec},
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
@@ -99,12 +99,12 @@ pub enum Peer {
     /// Addresses of a block less the exceptions (sorted).
     Block {
         /// The block.
-        cidr: Ipv4Net,
+        cidr: IpNet,
         /// Parts of it that do not count.
-        except: Vec<Ipv4Net>,
+        except: Vec<IpNet>,
     },
-    /// A block of another address family; no IPv4 packet is in it.
-    OtherFamily,
+    /// Marks a prefix that no block holds; no rule names it.
+    Nobody,
 }
 
 /// Which ports of a rule.
@@ -280,20 +280,15 @@ fn parse_block(cidr: &str, except: &[String], field: &str) -> Result<Peer, Inval
     let network = |text: &str, at: String| {
         text.parse::<IpNet>().map_err(|error| invalid(at, format!("{text:?}: {error}")))
     };
-    let IpNet::V4(block) = network(cidr, format!("{field}.cidr"))? else {
-        for (index, text) in except.iter().enumerate() {
-            network(text, format!("{field}.except[{index}]"))?;
-        }
-        return Ok(Peer::OtherFamily);
-    };
-    let block = block.trunc();
+    let block = network(cidr, format!("{field}.cidr"))?.trunc();
     let mut parts = Vec::new();
     for (index, text) in except.iter().enumerate() {
         let at = format!("{field}.except[{index}]");
-        match network(text, at.clone())? {
-            IpNet::V4(part) if block.contains(&part.trunc()) => parts.push(part.trunc()),
-            _ => return Err(invalid(at, format!("{text} is not inside {cidr}"))),
+        let part = network(text, at.clone())?.trunc();
+        if !block.contains(&part) {
+            return Err(invalid(at, format!("{text} is not inside {cidr}")));
         }
+        parts.push(part);
     }
     parts.sort();
     parts.dedup();
@@ -394,6 +389,10 @@ mod tests {
             rule(serde_json::json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/9"]}})),
             "ingress[0].from[1].ipBlock.except[0]",
         );
+        check_closed(
+            rule(serde_json::json!({"ipBlock": {"cidr": "fd00::/8", "except": ["10.0.0.0/8"]}})),
+            "ingress[0].from[1].ipBlock.except[0]",
+        );
         check_closed(rule(serde_json::json!({})), "ingress[0].from[1]");
         check_closed(
             rule(
@@ -433,13 +432,15 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_peer_list_is_everyone_and_an_other_family_is_nobody() {
+    fn an_empty_peer_list_is_everyone_and_a_block_is_of_either_family() {
         let parsed = policy(serde_json::json!({"podSelector": {}, "ingress": [{"from": []}]}));
         assert_eq!(parsed.ingress, Some(vec![Rule { peers: None, ports: None }]));
         let parsed = policy(
-            serde_json::json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "fd00::/8"}}]}]}),
+            serde_json::json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "fd00::1/8", "except": ["fd00:1::/32"]}}]}]}),
         );
-        assert_eq!(parsed.ingress, Some(vec![Rule { peers: Some(vec![Peer::OtherFamily]), ports: None }]));
+        let network = |text: &str| text.parse::<IpNet>().expect("a CIDR");
+        let block = Peer::Block { cidr: network("fd00::/8"), except: vec![network("fd00:1::/32")] };
+        assert_eq!(parsed.ingress, Some(vec![Rule { peers: Some(vec![block]), ports: None }]));
     }
 
     #[test]

@@ -4,14 +4,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::Write as _,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
 };
 
-use fairlead_abi::{Addr, Backend, BackendKey, Be16, Service as Frontend, ServiceKey};
+use fairlead_abi::{Addr, Backend, Be16, Service as Frontend};
 
+pub use super::entries::{Gone, ServiceChange};
+use super::{
+    entries::{Entries, FrontendKey, Set, difference, keep_slots},
+    health::{Checks, Health},
+    maglev,
+    reach::{Candidate, Place, reachable},
+};
 use crate::{
-    model::{EndpointSlice, Key, Protocol, Service, ServicePort},
+    model::{Algorithm, EndpointSlice, Family, Key, Protocol, Service, ServicePort},
     policy::identity::{Canonical, Numbers},
 };
 
@@ -26,6 +33,7 @@ struct SetName {
     protocol: Protocol,
     number: u16,
     local: bool,
+    family: Family,
 }
 
 impl Canonical for SetName {
@@ -36,70 +44,24 @@ impl Canonical for SetName {
             "service {} port {:?}/{protocol}:{} {}",
             self.service, self.port, self.number, self.local
         );
-    }
-}
-
-/// What one Service should have in the maps.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Entries {
-    frontends: BTreeMap<FrontendKey, Frontend>,
-    sets: BTreeMap<u32, Vec<Backend>>,
-}
-
-impl Entries {
-    fn backends(&self) -> usize {
-        self.sets.values().map(Vec::len).sum()
-    }
-}
-
-/// A [`ServiceKey`] in an order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct FrontendKey {
-    address: Ipv4Addr,
-    port: u16,
-    protocol: Protocol,
-}
-
-impl FrontendKey {
-    fn wire(self) -> ServiceKey {
-        let addr = if self.address.is_unspecified() { Addr::UNSPECIFIED } else { Addr::from(self.address) };
-        ServiceKey { addr, port: Be16::new(self.port), proto: self.protocol.number(), _pad: 0 }
-    }
-}
-
-/// Changes to the maps for one Service. They must be carried out field by field, in this order, so that no frontend
-/// ever counts a backend that is not there.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceChange {
-    /// Entries to write to BACKENDS.
-    pub set_backends: Vec<(BackendKey, Backend)>,
-    /// Entries to write to SERVICES.
-    pub set_frontends: Vec<(ServiceKey, Frontend)>,
-    /// Entries to remove from SERVICES.
-    pub remove_frontends: Vec<ServiceKey>,
-    /// Entries to remove from BACKENDS.
-    pub remove_backends: Vec<BackendKey>,
-}
-
-impl ServiceChange {
-    /// Whether there is nothing to carry out.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == ServiceChange::default()
+        // IPv4 adds nothing: its numbers are those of layout 1, which knew no other family.
+        if self.family == Family::V6 {
+            out.push_str(" v6");
+        }
     }
 }
 
 /// A port of this node that leads to one pod (hostPort).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// Address on the node; unspecified is every address.
-    pub address: Ipv4Addr,
+    /// Address on the node; unspecified is every address of its family.
+    pub address: IpAddr,
     /// Port on the node.
     pub port: u16,
     /// Its protocol.
     pub protocol: Protocol,
     /// Address of the pod.
-    pub pod: Ipv4Addr,
+    pub pod: IpAddr,
     /// Port in the pod.
     pub pod_port: u16,
 }
@@ -107,11 +69,19 @@ pub struct HostPort {
 /// The state of all Services.
 #[derive(Debug)]
 pub struct ServiceTable {
-    node: String,
+    place: Place,
+    /// How traffic from pods and nodes is spread when a Service does not say.
+    inside: Algorithm,
+    /// IPv6 addresses of this node that NodePorts answer on. The one entry that stands for every address of the node
+    /// leads to IPv4 backends, so IPv6 has an entry for each.
+    node_addresses: Vec<IpAddr>,
     services: HashMap<Key, Service>,
     host_ports: HashMap<Key, Vec<HostPort>>,
-    slices: HashMap<Key, EndpointSlice>,
+    /// By namespace and name, so that those of one namespace are found without the others.
+    slices: BTreeMap<Key, EndpointSlice>,
     slices_of: HashMap<Key, BTreeSet<Key>>,
+    /// Weights of pods that have one.
+    weights: HashMap<IpAddr, u16>,
     numbers: Numbers<SetName>,
     held: HashMap<Key, Vec<Arc<SetName>>>,
     planned: HashMap<Key, Entries>,
@@ -122,19 +92,24 @@ pub struct ServiceTable {
     backend_count: usize,
     /// Order of backends that an earlier run of the agent left in the map, by set number.
     adopted: HashMap<u32, Vec<Backend>>,
+    checks: Checks,
+    checks_changed: bool,
 }
 
 impl ServiceTable {
     /// An empty table for the node of that name. `adopted` is the order of backends in the pinned map, kept so that a
     /// restart moves no backend to another slot.
     #[must_use]
-    pub fn new(node: &str, adopted: HashMap<u32, Vec<Backend>>) -> Self {
+    pub fn new(node: &str, inside: Algorithm, adopted: HashMap<u32, Vec<Backend>>) -> Self {
         ServiceTable {
-            node: node.to_owned(),
+            place: Place { node: node.to_owned(), zone: String::new() },
+            inside,
+            node_addresses: Vec::new(),
             services: HashMap::new(),
             host_ports: HashMap::new(),
-            slices: HashMap::new(),
+            slices: BTreeMap::new(),
             slices_of: HashMap::new(),
+            weights: HashMap::new(),
             numbers: Numbers::default(),
             held: HashMap::new(),
             planned: HashMap::new(),
@@ -143,7 +118,39 @@ impl ServiceTable {
             dirty: HashSet::new(),
             backend_count: 0,
             adopted,
+            checks: Checks::new(),
+            checks_changed: false,
         }
+    }
+
+    /// Zone of this node. Services with hints for zones are planned anew when it changes, which it hardly ever does.
+    pub fn set_zone(&mut self, zone: &str) {
+        if self.place.zone != zone {
+            zone.clone_into(&mut self.place.zone);
+            let hinted = |slice: &&EndpointSlice| slice.endpoints.iter().any(|e| !e.for_zones.is_empty());
+            self.dirty.extend(self.slices.values().filter(hinted).map(|slice| slice.service.clone()));
+        }
+    }
+
+    /// The weight that a pod of `namespace` asks for; None is the usual one.
+    pub fn set_weight(&mut self, namespace: &str, address: IpAddr, weight: Option<u16>) {
+        let before = match weight {
+            Some(weight) => self.weights.insert(address, weight),
+            None => self.weights.remove(&address),
+        };
+        if before == weight {
+            return;
+        }
+        let first = Key::new(namespace, "");
+        let of_namespace = self.slices.range(first..).take_while(|(key, _)| *key.namespace == *namespace);
+        let holds = |slice: &&EndpointSlice| slice.endpoints.iter().any(|e| e.addresses.contains(&address));
+        self.dirty
+            .extend(of_namespace.map(|(_, slice)| slice).filter(holds).map(|slice| slice.service.clone()));
+    }
+
+    /// Health check ports with their answers, if they are different from what the last call gave.
+    pub fn changed_checks(&mut self) -> Option<Checks> {
+        std::mem::take(&mut self.checks_changed).then(|| self.checks.clone())
     }
 
     /// A Service is new or different.
@@ -194,6 +201,27 @@ impl ServiceTable {
         }
     }
 
+    /// Addresses of this node that NodePorts answer on.
+    pub fn set_node_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let mut addresses: Vec<IpAddr> = addresses.into_iter().filter(IpAddr::is_ipv6).collect();
+        addresses.sort();
+        if self.node_addresses == addresses {
+            return;
+        }
+        self.node_addresses = addresses;
+        let has_node_port = |service: &&Service| service.ports.iter().any(|port| port.node_port != 0);
+        self.dirty.extend(self.services.values().filter(has_node_port).map(|service| service.key.clone()));
+        self.dirty.extend(self.host_ports.keys().cloned());
+    }
+
+    /// Every address of the node of one family, as frontends name it.
+    fn on_every_address(&self, family: Family) -> Vec<IpAddr> {
+        match family {
+            Family::V4 => vec![family.unspecified()],
+            Family::V6 => self.node_addresses.clone(),
+        }
+    }
+
     /// Keys of every Service.
     pub fn service_keys(&self) -> impl Iterator<Item = &Key> {
         self.services.keys()
@@ -231,6 +259,7 @@ impl ServiceTable {
         let previous = self.planned.remove(key).unwrap_or_default();
         let (wanted, names) = self.entries(key, &previous);
         let change = difference(&previous, &wanted);
+        self.settle_check(key);
         self.backend_count = self.backend_count + wanted.backends() - previous.backends();
         for frontend in previous.frontends.keys().filter(|frontend| !wanted.frontends.contains_key(frontend))
         {
@@ -252,67 +281,109 @@ impl ServiceTable {
     fn entries(&mut self, key: &Key, previous: &Entries) -> (Entries, Vec<Arc<SetName>>) {
         let mut building = Building { entries: Entries::default(), names: Vec::new() };
         if let Some(service) = self.services.get(key).cloned() {
-            for port in &service.ports {
-                self.add_port(&service, port, previous, &mut building);
+            for family in Family::ALL {
+                if service.cluster_ips.iter().any(|address| Family::of(*address) == family) {
+                    for port in &service.ports {
+                        self.add_port(&service, port, family, previous, &mut building);
+                    }
+                }
             }
         }
         for port in self.host_ports.get(key).cloned().unwrap_or_default() {
+            let family = Family::of(port.pod);
             let name = SetName {
                 service: key.clone(),
                 port: String::new(),
                 protocol: port.protocol,
                 number: port.port,
                 local: true,
+                family,
             };
             let backend = Backend { addr: Addr::from(port.pod), port: Be16::new(port.pod_port), flags: 0 };
-            let (number, count) = self.add_set(name, vec![backend], previous, &mut building);
-            let frontend = Frontend { id: number, backends: count, ..Frontend::default() };
-            self.add_frontend(key, port.address, port.port, port.protocol, frontend, &mut building);
+            let number = self.insert_set(name, vec![backend], previous, &mut building);
+            let frontend = Frontend { id: number, backends: 1, ..Frontend::default() };
+            let addresses = if port.address.is_unspecified() {
+                self.on_every_address(family)
+            } else {
+                vec![port.address]
+            };
+            for address in addresses {
+                self.add_frontend(key, address, port.port, port.protocol, frontend, &mut building);
+            }
         }
         (building.entries, building.names)
+    }
+
+    /// Keeps the Service's health check port, if it has one, in step with its backends here.
+    fn settle_check(&mut self, key: &Key) {
+        let service = self.services.get(key).filter(|service| service.external_local);
+        let wanted = service.map(|service| service.health_check_node_port).filter(|port| *port != 0);
+        let health = wanted.map(|port| (port, Health { service: key.clone(), local: self.ready_here(key) }));
+        let before: Vec<u16> = match &health {
+            Some((port, health)) if self.checks.get(port) == Some(health) => return,
+            _ => self.checks.iter().filter(|(_, h)| h.service == *key).map(|(port, _)| *port).collect(),
+        };
+        self.checks_changed |= !before.is_empty() || health.is_some();
+        for port in before {
+            self.checks.remove(&port);
+        }
+        self.checks.extend(health);
+    }
+
+    /// Ready endpoints of a Service on this node. One of two families counts once.
+    fn ready_here(&self, key: &Key) -> usize {
+        let slices = self.slices_of.get(key).into_iter().flatten().filter_map(|key| self.slices.get(key));
+        let endpoints = slices.flat_map(|slice| &slice.endpoints);
+        let ready: BTreeSet<IpAddr> = endpoints
+            .filter(|endpoint| endpoint.ready && endpoint.node == self.place.node)
+            .flat_map(|endpoint| endpoint.addresses.iter().copied())
+            .collect();
+        let of = |family| ready.iter().filter(|address| Family::of(**address) == family).count();
+        Family::ALL.into_iter().map(of).max().unwrap_or_default()
     }
 
     fn add_port(
         &mut self,
         service: &Service,
         port: &ServicePort,
+        family: Family,
         previous: &Entries,
         building: &mut Building,
     ) {
-        let mut sets: HashMap<bool, (u32, u32)> = HashMap::new();
-        for (external, local) in [(false, service.internal_local), (true, service.external_local)] {
-            let addresses: Vec<(Ipv4Addr, u16)> = if external {
-                let node_port = (port.node_port != 0).then_some((Ipv4Addr::UNSPECIFIED, port.node_port));
-                service.external_ips.iter().map(|address| (*address, port.port)).chain(node_port).collect()
-            } else {
-                service.cluster_ips.iter().map(|address| (*address, port.port)).collect()
-            };
+        for side in [Side::Cluster, Side::External, Side::Balancer] {
+            let addresses = self.addresses(service, port, family, side);
             if addresses.is_empty() {
                 continue;
             }
-            let (number, count) = match sets.get(&local) {
-                Some(set) => *set,
-                None => {
-                    let name = SetName {
-                        service: service.key.clone(),
-                        port: port.name.clone(),
-                        protocol: port.protocol,
-                        number: port.port,
-                        local,
-                    };
-                    let backends = self.backends(&service.key, port, local);
-                    let set = self.add_set(name, backends, previous, building);
-                    sets.insert(local, set);
-                    set
-                }
+            let local = if side == Side::Cluster { service.internal_local } else { service.external_local };
+            let algorithm = self.algorithm(service, side);
+            let number = self.add_set(service, port, family, local, algorithm, previous, building);
+            let Some(set) = building.entries.sets.get(&number) else { continue };
+            let algorithm = if algorithm == Algorithm::Maglev && set.weights.is_none() {
+                // Too many backends for a table.
+                Algorithm::Random
+            } else {
+                algorithm
             };
-            let flags = if local { Frontend::LOCAL } else { 0 };
+            let uneven = set.weights.as_ref().is_some_and(|weights| weights.iter().any(|w| *w != weights[0]));
+            let mut flags = if local { Frontend::LOCAL } else { 0 };
+            // A local backend answers by itself anyway.
+            if service.direct_return && side != Side::Cluster && !local && algorithm == Algorithm::Maglev {
+                flags |= Frontend::DSR;
+            }
+            if let Some(ranges) = service.source_ranges.as_ref().filter(|_| side == Side::Balancer) {
+                // Ranges of the other family alone leave nobody: they were meant to restrict.
+                flags |= Frontend::RANGES;
+                let of_family = ranges.iter().filter(|range| Family::of(range.addr()) == family);
+                building.entries.ranges.extend(of_family.map(|range| (number, range.trunc())));
+            }
             let frontend = Frontend {
                 id: number,
-                backends: count,
+                backends: set.backends.len() as u32,
                 flags,
                 affinity_seconds: service.affinity_seconds,
-                ..Frontend::default()
+                algorithm: algorithm.number(),
+                table: if uneven || algorithm == Algorithm::Maglev { number } else { 0 },
             };
             for (address, number) in addresses {
                 self.add_frontend(&service.key, address, number, port.protocol, frontend, building);
@@ -320,56 +391,118 @@ impl ServiceTable {
         }
     }
 
-    /// Backends of a port: ready ones; if there is none, those that still serve while they terminate (KEP-1669).
-    fn backends(&self, service: &Key, port: &ServicePort, local: bool) -> Vec<Backend> {
-        let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
-        for slice in self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key))
-        {
-            let matching =
-                |found: &&crate::model::SlicePort| found.name == port.name && found.protocol == port.protocol;
-            for number in slice.ports.iter().filter(matching).map(|found| found.port) {
-                for endpoint in slice.endpoints.iter().filter(|endpoint| !local || endpoint.node == self.node)
-                {
-                    let addresses = endpoint.addresses.iter().map(|address| (*address, number));
-                    if endpoint.ready {
-                        ready.extend(addresses);
-                    } else if endpoint.serving && endpoint.terminating {
-                        serving.extend(addresses);
-                    }
-                }
+    /// Addresses with ports at which one side of a Service is asked.
+    fn addresses(
+        &self,
+        service: &Service,
+        port: &ServicePort,
+        family: Family,
+        side: Side,
+    ) -> Vec<(IpAddr, u16)> {
+        let named = match side {
+            Side::Cluster => &service.cluster_ips,
+            Side::External => &service.external_ips,
+            Side::Balancer => &service.balancer_ips,
+        };
+        let mut addresses: Vec<(IpAddr, u16)> = named
+            .iter()
+            .filter(|address| Family::of(**address) == family)
+            .map(|address| (*address, port.port))
+            .collect();
+        if side == Side::External && port.node_port != 0 {
+            let node = self.on_every_address(family);
+            addresses.extend(node.into_iter().map(|address| (address, port.node_port)));
+        }
+        addresses
+    }
+
+    fn algorithm(&self, service: &Service, side: Side) -> Algorithm {
+        service.algorithm.unwrap_or(if side == Side::Cluster { self.inside } else { Algorithm::Maglev })
+    }
+
+    /// Backends of a port that take new connections.
+    fn backends(&self, service: &Key, port: &ServicePort, family: Family, local: bool) -> Vec<Backend> {
+        let slices = self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key));
+        let mut candidates: Vec<Candidate<'_>> = Vec::new();
+        for slice in slices {
+            let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
+            for number in numbers.map(|found| found.port) {
+                let of_family = slice.endpoints.iter().filter(|endpoint| {
+                    endpoint.addresses.first().is_some_and(|address| Family::of(*address) == family)
+                });
+                candidates.extend(of_family.map(|endpoint| (endpoint, number)));
             }
         }
-        let chosen = if ready.is_empty() { serving } else { ready };
-        chosen
+        reachable(&candidates, local, &self.place)
             .into_iter()
             .take(MAX_BACKENDS)
             .map(|(address, port)| Backend { addr: Addr::from(address), port: Be16::new(port), flags: 0 })
             .collect()
     }
 
+    /// Adds the set of backends of a port, unless it is there for another side; gives its number. A table is added when
+    /// the algorithm or the weights ask for it.
+    #[expect(clippy::too_many_arguments, reason = "each says another part of the set's name")]
     fn add_set(
+        &mut self,
+        service: &Service,
+        port: &ServicePort,
+        family: Family,
+        local: bool,
+        algorithm: Algorithm,
+        previous: &Entries,
+        building: &mut Building,
+    ) -> u32 {
+        let name = SetName {
+            service: service.key.clone(),
+            port: port.name.clone(),
+            protocol: port.protocol,
+            number: port.port,
+            local,
+            family,
+        };
+        let present = self.numbers.number(&name).filter(|number| building.entries.sets.contains_key(number));
+        let number = match present {
+            Some(number) => number,
+            None => {
+                let backends = self.backends(&service.key, port, family, local);
+                self.insert_set(name, backends, previous, building)
+            }
+        };
+        let Some(set) = building.entries.sets.get_mut(&number) else { return number };
+        if set.weights.is_none() && !set.backends.is_empty() && set.backends.len() <= maglev::MAX_BACKENDS {
+            let weight = |backend: &Backend| self.weights.get(&backend.addr.to_ip()).copied().unwrap_or(1);
+            let weights: Vec<u16> = set.backends.iter().map(weight).collect();
+            let uneven = weights.iter().any(|weight| *weight != weights[0]);
+            set.weights = (uneven || algorithm == Algorithm::Maglev).then_some(weights);
+        }
+        number
+    }
+
+    fn insert_set(
         &mut self,
         name: SetName,
         backends: Vec<Backend>,
         previous: &Entries,
         building: &mut Building,
-    ) -> (u32, u32) {
+    ) -> u32 {
         let name = Arc::new(name);
+        let protocol = name.protocol;
         let (number, _) = self.numbers.acquire(&name);
         building.names.push(name);
         let adopted = self.adopted.remove(&number);
-        let order = previous.sets.get(&number).or(adopted.as_ref()).map(Vec::as_slice).unwrap_or_default();
+        let before = previous.sets.get(&number).map(|set| &set.backends);
+        let order = before.or(adopted.as_ref()).map(Vec::as_slice).unwrap_or_default();
         let backends = keep_slots(order, backends);
-        let count = backends.len() as u32;
-        building.entries.sets.insert(number, backends);
-        (number, count)
+        building.entries.sets.insert(number, Set { protocol, backends, weights: None });
+        number
     }
 
     /// The first Service to name an address and port has it; others wait until it is given up.
     fn add_frontend(
         &mut self,
         owner: &Key,
-        address: Ipv4Addr,
+        address: IpAddr,
         port: u16,
         protocol: Protocol,
         frontend: Frontend,
@@ -388,51 +521,20 @@ impl ServiceTable {
     }
 }
 
+/// Where a frontend is asked from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// At the cluster addresses.
+    Cluster,
+    /// At external addresses and node ports.
+    External,
+    /// At a load balancer's addresses, which source ranges guard.
+    Balancer,
+}
+
 struct Building {
     entries: Entries,
     names: Vec<Arc<SetName>>,
-}
-
-/// Orders `wanted` so that as many backends as possible stay in the slot they have in `order`: what is gone is
-/// replaced by the last, what is new comes at the end.
-fn keep_slots(order: &[Backend], wanted: Vec<Backend>) -> Vec<Backend> {
-    let mut missing: HashSet<Backend> = wanted.iter().copied().collect();
-    let mut slots: Vec<Backend> = order.to_vec();
-    let mut slot = 0;
-    while slot < slots.len() {
-        if missing.remove(&slots[slot]) {
-            slot += 1;
-        } else {
-            slots.swap_remove(slot);
-        }
-    }
-    slots.extend(wanted.into_iter().filter(|backend| missing.contains(backend)));
-    slots
-}
-
-fn difference(previous: &Entries, wanted: &Entries) -> ServiceChange {
-    let mut change = ServiceChange::default();
-    for (service, backends) in &wanted.sets {
-        let before = previous.sets.get(service).map(Vec::as_slice).unwrap_or_default();
-        for (slot, backend) in backends.iter().enumerate() {
-            if before.get(slot) != Some(backend) {
-                change.set_backends.push((BackendKey { service: *service, slot: slot as u32 }, *backend));
-            }
-        }
-    }
-    for (key, frontend) in &wanted.frontends {
-        if previous.frontends.get(key) != Some(frontend) {
-            change.set_frontends.push((key.wire(), *frontend));
-        }
-    }
-    let gone = previous.frontends.keys().filter(|key| !wanted.frontends.contains_key(key));
-    change.remove_frontends.extend(gone.map(|key| key.wire()));
-    for (service, before) in &previous.sets {
-        let kept = wanted.sets.get(service).map_or(0, Vec::len);
-        let slots = kept..before.len();
-        change.remove_backends.extend(slots.map(|slot| BackendKey { service: *service, slot: slot as u32 }));
-    }
-    change
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-use std::collections::HashMap;
+use std::{collections::HashMap, net::Ipv4Addr};
+
+use fairlead_abi::{BackendKey, ServiceKey, Table};
+use ipnet::IpNet;
 
 use super::*;
 use crate::model::{Endpoint, SlicePort};
@@ -8,6 +11,8 @@ use crate::model::{Endpoint, SlicePort};
 struct Maps {
     frontends: HashMap<ServiceKey, Frontend>,
     backends: HashMap<BackendKey, Backend>,
+    tables: HashMap<u32, Box<Table>>,
+    ranges: Vec<(u32, IpNet)>,
 }
 
 impl Maps {
@@ -18,12 +23,19 @@ impl Maps {
                 self.backends.insert(*key, *backend);
                 self.check();
             }
+            self.tables.extend(change.set_tables.iter().cloned());
+            self.ranges.extend(&change.set_ranges);
             for (key, frontend) in &change.set_frontends {
                 self.frontends.insert(*key, *frontend);
                 self.check();
             }
             for key in &change.remove_frontends {
                 self.frontends.remove(key);
+            }
+            self.ranges.retain(|range| !change.remove_ranges.contains(range));
+            for table in &change.remove_tables {
+                assert!(self.tables.remove(table).is_some(), "table {table} is removed twice");
+                self.check();
             }
             for key in &change.remove_backends {
                 assert!(self.backends.remove(key).is_some(), "{key:?} is removed twice");
@@ -33,8 +45,24 @@ impl Maps {
     }
 
     #[track_caller]
+    fn check_empty(&self) {
+        let left = (self.frontends.len(), self.backends.len(), self.tables.len(), self.ranges.len());
+        assert_eq!(left, (0, 0, 0, 0), "nothing stays behind");
+    }
+
+    fn frontend(&self, address: &str, port: u16) -> Frontend {
+        let address = address.parse().expect("an address");
+        self.frontends[&FrontendKey { address, port, protocol: Protocol::Tcp }.wire()]
+    }
+
+    #[track_caller]
     fn check(&self) {
         for (key, frontend) in &self.frontends {
+            let table = frontend.table;
+            assert!(
+                table == 0 || self.tables.contains_key(&table),
+                "{key:?} names a table that is not there"
+            );
             for slot in 0..frontend.backends {
                 let backend = BackendKey { service: frontend.id, slot };
                 assert!(
@@ -46,7 +74,7 @@ impl Maps {
     }
 
     fn backends_of(&self, address: &str, port: u16) -> Option<Vec<String>> {
-        let address: Ipv4Addr = address.parse().expect("an address");
+        let address: IpAddr = address.parse().expect("an address");
         let key = FrontendKey { address, port, protocol: Protocol::Tcp }.wire();
         let frontend = self.frontends.get(&key)?;
         let mut backends: Vec<String> = (0..frontend.backends)
@@ -60,18 +88,14 @@ impl Maps {
 
 fn service() -> Service {
     Service {
-        key: Key::new("shop", "web"),
-        cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 10)],
-        external_ips: Vec::new(),
+        cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
         ports: vec![ServicePort {
             name: "http".to_owned(),
             protocol: Protocol::Tcp,
             port: 80,
             node_port: 30080,
         }],
-        external_local: false,
-        internal_local: false,
-        affinity_seconds: 0,
+        ..Service::new(Key::new("shop", "web"))
     }
 }
 
@@ -81,7 +105,7 @@ fn endpoint(address: &str, node: &str) -> Endpoint {
         node: node.to_owned(),
         ready: true,
         serving: true,
-        terminating: false,
+        ..Endpoint::default()
     }
 }
 
@@ -95,7 +119,7 @@ fn slice(name: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
 }
 
 fn table() -> (ServiceTable, Maps) {
-    (ServiceTable::new("a", HashMap::new()), Maps::default())
+    (ServiceTable::new("a", Algorithm::RoundRobin, HashMap::new()), Maps::default())
 }
 
 #[test]
@@ -119,7 +143,7 @@ fn cluster_ip_and_node_port_lead_to_every_ready_backend() {
     assert_eq!(maps.backends_of("0.0.0.0", 30080), expected);
     table.remove_service(&Key::new("shop", "web"));
     maps.apply(&table.settle());
-    assert!(maps.frontends.is_empty() && maps.backends.is_empty(), "nothing stays behind");
+    maps.check_empty();
 }
 
 #[test]
@@ -130,7 +154,7 @@ fn local_policies_use_only_backends_of_this_node() {
     maps.apply(&table.settle());
     assert_eq!(maps.backends_of("0.0.0.0", 30080), Some(vec!["10.244.0.2:8080".to_owned()]));
     assert_eq!(maps.backends_of("10.96.0.10", 80).map(|backends| backends.len()), Some(2));
-    let key = FrontendKey { address: Ipv4Addr::UNSPECIFIED, port: 30080, protocol: Protocol::Tcp }.wire();
+    let key = FrontendKey { address: Family::V4.unspecified(), port: 30080, protocol: Protocol::Tcp }.wire();
     assert_eq!(maps.frontends[&key].flags, Frontend::LOCAL);
 }
 
@@ -152,7 +176,7 @@ fn a_change_of_one_service_touches_only_its_own_entries() {
     let (mut table, mut maps) = table();
     for number in 0..200_u8 {
         let key = Key::new("shop", &format!("s{number}"));
-        let address = Ipv4Addr::new(10, 96, 1, number);
+        let address = Ipv4Addr::new(10, 96, 1, number).into();
         let mut other = Service { key: key.clone(), cluster_ips: vec![address], ..service() };
         other.ports[0].node_port = 0;
         table.set_service(other);
@@ -196,7 +220,7 @@ fn the_second_claim_to_a_frontend_waits_for_the_first_to_end() {
     let (mut table, mut maps) = table();
     let second = Service {
         key: Key::new("shop", "zweb"),
-        cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 11)],
+        cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 11).into()],
         ..service()
     };
     table.set_service(service());
@@ -219,10 +243,10 @@ fn host_ports_lead_to_their_pod() {
     let (mut table, mut maps) = table();
     let owner = Key::new("", "sandbox");
     let port = HostPort {
-        address: Ipv4Addr::UNSPECIFIED,
+        address: Family::V4.unspecified(),
         port: 8080,
         protocol: Protocol::Tcp,
-        pod: Ipv4Addr::new(10, 244, 0, 5),
+        pod: Ipv4Addr::new(10, 244, 0, 5).into(),
         pod_port: 80,
     };
     table.set_host_ports(owner.clone(), vec![port]);
@@ -230,5 +254,167 @@ fn host_ports_lead_to_their_pod() {
     assert_eq!(maps.backends_of("0.0.0.0", 8080), Some(vec!["10.244.0.5:80".to_owned()]));
     table.set_host_ports(owner, Vec::new());
     maps.apply(&table.settle());
-    assert!(maps.frontends.is_empty() && maps.backends.is_empty());
+    maps.check_empty();
+}
+
+#[test]
+fn each_family_leads_to_backends_of_its_own() {
+    let (mut table, mut maps) = table();
+    let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
+    let mut dual = service();
+    dual.cluster_ips.push(ip("fd00:96::10"));
+    dual.external_ips = vec![ip("198.51.100.7"), ip("2001:db8::7")];
+    table.set_service(dual);
+    table.set_slice(slice("four", vec![endpoint("10.244.0.2", "a")]));
+    table.set_slice(slice("six", vec![endpoint("fd00:10::2", "a"), endpoint("fd00:10::3", "b")]));
+    table.set_node_addresses([ip("192.0.2.1"), ip("2001:db8::1")]);
+    maps.apply(&table.settle());
+    let (four, six) = (vec!["10.244.0.2:8080"], vec!["fd00:10::2:8080", "fd00:10::3:8080"]);
+    for (address, port, expected) in [
+        ("10.96.0.10", 80, &four),
+        ("198.51.100.7", 80, &four),
+        ("0.0.0.0", 30080, &four),
+        ("fd00:96::10", 80, &six),
+        ("2001:db8::7", 80, &six),
+        ("2001:db8::1", 30080, &six),
+    ] {
+        let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
+        assert_eq!(maps.backends_of(address, port), Some(expected), "{address}");
+    }
+    table.set_node_addresses([ip("2001:db8::2")]);
+    maps.apply(&table.settle());
+    assert_eq!(maps.backends_of("2001:db8::1", 30080), None, "an address that left answers no more");
+    assert_eq!(maps.backends_of("2001:db8::2", 30080).map(|backends| backends.len()), Some(2));
+    let single = service();
+    table.set_service(single);
+    maps.apply(&table.settle());
+    assert_eq!(maps.backends_of("fd00:96::10", 80), None);
+    assert_eq!(maps.backends_of("2001:db8::2", 30080), None);
+}
+
+#[test]
+fn the_algorithm_is_the_services_or_by_where_it_is_asked() {
+    let (mut table, mut maps) = table();
+    table.set_service(Service { external_ips: vec![Ipv4Addr::new(198, 51, 100, 7).into()], ..service() });
+    table.set_slice(slice("one", vec![endpoint("10.244.0.2", "a"), endpoint("10.244.1.2", "b")]));
+    maps.apply(&table.settle());
+    let inside = maps.frontend("10.96.0.10", 80);
+    assert_eq!((inside.algorithm, inside.table), (Frontend::ROUND_ROBIN, 0));
+    for (address, port) in [("0.0.0.0", 30080), ("198.51.100.7", 80)] {
+        let outside = maps.frontend(address, port);
+        assert_eq!((outside.algorithm, outside.table, outside.flags), (Frontend::MAGLEV, inside.id, 0));
+    }
+    let least = Service { algorithm: Some(Algorithm::LeastConnections), direct_return: true, ..service() };
+    table.set_service(least);
+    maps.apply(&table.settle());
+    for (address, port) in [("10.96.0.10", 80), ("0.0.0.0", 30080)] {
+        let frontend = maps.frontend(address, port);
+        assert_eq!((frontend.algorithm, frontend.table, frontend.flags), (Frontend::LEAST, 0, 0));
+    }
+    assert!(maps.tables.is_empty(), "a table that no frontend names is removed");
+    table.set_service(Service { direct_return: true, ..service() });
+    maps.apply(&table.settle());
+    assert_eq!(maps.frontend("0.0.0.0", 30080).flags, Frontend::DSR);
+    assert_eq!(maps.frontend("10.96.0.10", 80).flags, 0);
+}
+
+#[test]
+fn weights_of_pods_make_tables_for_every_algorithm() {
+    let (mut table, mut maps) = table();
+    table.set_service(service());
+    table.set_slice(slice("one", vec![endpoint("10.244.0.2", "a"), endpoint("10.244.1.2", "b")]));
+    maps.apply(&table.settle());
+    let heavy = "10.244.1.2".parse().expect("an address");
+    table.set_weight("bank", heavy, Some(3));
+    assert!(table.settle().is_empty(), "pods of another namespace back nothing here");
+    table.set_weight("shop", heavy, Some(3));
+    table.set_weight("shop", heavy, Some(4));
+    maps.apply(&table.settle());
+    let inside = maps.frontend("10.96.0.10", 80);
+    assert_eq!((inside.algorithm, inside.table), (Frontend::ROUND_ROBIN, inside.id));
+    let slot = |wanted: IpAddr| {
+        (0..2).find(|slot| {
+            maps.backends[&BackendKey { service: inside.id, slot: *slot }].addr == Addr::from(wanted)
+        })
+    };
+    let slot = slot(heavy).expect("a slot") as u16;
+    let share = maps.tables[&inside.id].slots.iter().filter(|s| **s == slot).count();
+    assert!(share.abs_diff(Table::SIZE * 4 / 5) <= 2, "{share} of {}", Table::SIZE);
+    table.set_weight("shop", heavy, None);
+    maps.apply(&table.settle());
+    assert_eq!(maps.frontend("10.96.0.10", 80).table, 0);
+    table.remove_service(&Key::new("shop", "web"));
+    maps.apply(&table.settle());
+    maps.check_empty();
+}
+
+#[test]
+fn source_ranges_guard_the_load_balancers_addresses_alone() {
+    let (mut table, mut maps) = table();
+    let range = |text: &str| -> IpNet { text.parse().expect("a CIDR") };
+    let guarded = |ranges: &[&str]| Service {
+        balancer_ips: vec![Ipv4Addr::new(198, 51, 100, 9).into()],
+        source_ranges: Some(ranges.iter().map(|text| range(text)).collect()),
+        ..service()
+    };
+    table.set_service(guarded(&["192.0.2.7/24", "2001:db8::/32"]));
+    maps.apply(&table.settle());
+    let balancer = maps.frontend("198.51.100.9", 80);
+    assert_eq!(balancer.flags, Frontend::RANGES);
+    assert_eq!(maps.ranges, [(balancer.id, range("192.0.2.0/24"))]);
+    assert_eq!(maps.frontend("0.0.0.0", 30080).flags, 0);
+    table.set_service(guarded(&["2001:db8::/32"]));
+    maps.apply(&table.settle());
+    assert_eq!(
+        maps.frontend("198.51.100.9", 80).flags,
+        Frontend::RANGES,
+        "ranges of IPv6 alone open nothing"
+    );
+    assert!(maps.ranges.is_empty());
+}
+
+#[test]
+fn backends_that_leave_a_datagram_service_are_named_with_what_led_to_them() {
+    let (mut table, mut maps) = table();
+    let mut dns = service();
+    dns.ports[0].protocol = Protocol::Udp;
+    let udp_slice = |endpoints| {
+        let mut slice = slice("one", endpoints);
+        slice.ports[0].protocol = Protocol::Udp;
+        slice
+    };
+    table.set_service(dns);
+    table.set_slice(udp_slice(vec![endpoint("10.244.0.2", "a"), endpoint("10.244.1.2", "b")]));
+    let changes = table.settle();
+    maps.apply(&changes);
+    assert!(changes.iter().all(|change| change.gone.is_empty()));
+    table.set_slice(udp_slice(vec![endpoint("10.244.1.2", "b")]));
+    let changes = table.settle();
+    let [Gone { backend, frontends, .. }] = changes[0].gone.as_slice() else { panic!("{changes:?}") };
+    assert_eq!(backend.addr.to_string(), "10.244.0.2");
+    assert_eq!(frontends.len(), 2, "the cluster address and the node port: {frontends:?}");
+    table.set_service(service());
+    table.set_slice(slice("one", vec![endpoint("10.244.1.2", "b")]));
+    table.settle();
+    table.remove_service(&Key::new("shop", "web"));
+    assert!(table.settle()[0].gone.is_empty(), "TCP connections end by themselves");
+}
+
+#[test]
+fn health_checks_count_what_is_ready_here() {
+    let (mut table, mut maps) = table();
+    let local = Service { external_local: true, health_check_node_port: 32000, ..service() };
+    table.set_service(local.clone());
+    let away = Endpoint { ready: false, ..endpoint("10.244.0.3", "a") };
+    table.set_slice(slice("one", vec![endpoint("10.244.0.2", "a"), away, endpoint("10.244.1.2", "b")]));
+    maps.apply(&table.settle());
+    let checks = table.changed_checks().expect("a change");
+    assert_eq!(checks.get(&32000).map(|health| health.local), Some(1));
+    assert_eq!(table.changed_checks(), None);
+    table.set_slice(slice("one", vec![endpoint("10.244.1.2", "b")]));
+    maps.apply(&table.settle());
+    assert_eq!(table.changed_checks().expect("a change")[&32000].local, 0);
+    table.set_service(Service { external_local: false, ..local });
+    maps.apply(&table.settle());
+    assert_eq!(table.changed_checks(), Some(Checks::new()));
 }

@@ -83,7 +83,7 @@ impl Starting<'_> {
             return Err(self.failed(problem("RunContainerError", message)));
         }
         self.shared.metrics.started_containers.inc();
-        self.tell(Level::Normal, "Started", format!("Started container {name}"));
+        self.tell(Level::Normal, "Started", "Container started".to_owned());
         self.post_start(&id).await
     }
 
@@ -106,7 +106,7 @@ impl Starting<'_> {
             self.shared.metrics.failed("create_container");
             self.failed(problem("CreateContainerError", error))
         })?;
-        self.tell(Level::Normal, "Created", format!("Created container: {}", self.container.name));
+        self.tell(Level::Normal, "Created", "Container created".to_owned());
         Ok(id)
     }
 

@@ -6,6 +6,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::route;
 use crate::docker::raw::Demux;
 use crate::docker::{Engine, Error};
 
@@ -34,16 +35,11 @@ pub fn wanted(query: &[(String, String)], now: Timestamp) -> Result<Wanted, Stri
     let mut out = Wanted::default();
     for (name, value) in query {
         let bad = || format!("invalid value {value:?} for {name}");
-        let flag = || match value.as_str() {
-            "" | "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
-            _ => Err(bad()),
-        };
         let number = || value.parse::<u64>().map_err(|_| bad());
         match name.as_str() {
-            "follow" => out.follow = flag()?,
-            "timestamps" => out.timestamps = flag()?,
-            "previous" => out.previous = flag()?,
+            "follow" => out.follow = route::flag(value),
+            "timestamps" => out.timestamps = route::flag(value),
+            "previous" => out.previous = route::flag(value),
             "tailLines" => out.tail = Some(number()?),
             "limitBytes" => out.limit = Some(number()?).filter(|limit| *limit > 0),
             "sinceTime" => out.since = Some(value.parse().map_err(|_| bad())?),
@@ -150,8 +146,10 @@ mod tests {
             path("abc", &seen),
             "/containers/abc/logs?stdout=1&stderr=1&follow=1&timestamps=0&tail=5&since=990.000000000"
         );
-        for bad in [("tailLines", "-1"), ("follow", "maybe"), ("sinceTime", "yesterday"), ("limitBytes", "x")]
-        {
+        for (value, expected) in [("", true), ("1", true), ("True", true), ("0", false), ("False", false)] {
+            assert_eq!(wanted(&query(&[("follow", value)]), now).unwrap().follow, expected, "{value:?}");
+        }
+        for bad in [("tailLines", "-1"), ("sinceTime", "yesterday"), ("limitBytes", "x")] {
             assert!(wanted(&query(&[bad]), now).is_err(), "{bad:?}");
         }
     }

@@ -72,6 +72,12 @@ pub fn query(request: &Request<Incoming>) -> Vec<(String, String)> {
     pairs(request.uri().query().unwrap_or_default())
 }
 
+/// A boolean as Go's conversion reads it: neither `0` nor `false`, in whatever case.
+#[must_use]
+pub fn flag(value: &str) -> bool {
+    value != "0" && !value.eq_ignore_ascii_case("false")
+}
+
 fn pairs(text: &str) -> Vec<(String, String)> {
     let split = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -88,7 +88,7 @@ struct Options {
 fn options(query: &[(String, String)]) -> Options {
     let mut out = Options::default();
     for (name, value) in query {
-        let on = matches!(value.as_str(), "1" | "true" | "");
+        let on = route::flag(value);
         match name.as_str() {
             "command" => out.command.push(value.clone()),
             "input" | "stdin" => out.stdin = on,
@@ -339,17 +339,17 @@ enum Input {
     Nothing,
 }
 
+/// The protocol alone says how a message is encoded: some clients send text in text frames where others send binary.
 fn read_message(message: Message, protocol: Protocol) -> Option<Input> {
-    let (channel, data) = match message {
-        Message::Binary(bytes) => {
-            let (first, rest) = bytes.split_first()?;
-            (*first, rest.to_vec())
-        }
-        Message::Text(text) if protocol.base64 => {
-            let (first, rest) = text.as_bytes().split_first()?;
-            (first.checked_sub(b'0')?, BASE64.decode(rest).ok()?)
-        }
-        _ => return None,
+    if !matches!(message, Message::Binary(_) | Message::Text(_)) {
+        return None;
+    }
+    let bytes = message.into_data();
+    let (first, rest) = bytes.split_first()?;
+    let (channel, data) = if protocol.base64 {
+        (first.checked_sub(b'0')?, BASE64.decode(rest).ok()?)
+    } else {
+        (*first, rest.to_vec())
     };
     Some(match channel {
         STDIN => Input::Data(data),
@@ -433,7 +433,9 @@ mod tests {
             (binary(b""), v5, None),
             (Message::Text("0aGk=".into()), v4_base64, Some(Input::Data(b"hi".to_vec()))),
             (Message::Text("0***".into()), v4_base64, None),
-            (Message::Text("0aGk=".into()), v4, None),
+            (binary(b"0aGk="), v4_base64, Some(Input::Data(b"hi".to_vec()))),
+            (Message::Text("\0hi".into()), v4, Some(Input::Data(b"hi".to_vec()))),
+            (Message::Ping(Bytes::from_static(b"\0hi")), v4, None),
         ] {
             assert_eq!(read_message(message, protocol), expected);
         }
@@ -455,8 +457,9 @@ mod tests {
             ("command", "a"),
             ("command", "b"),
             ("stdin", "true"),
-            ("stdout", "true"),
-            ("stderr", "true"),
+            ("stdout", "True"),
+            ("stderr", ""),
+            ("tty", "False"),
         ]));
         assert_eq!(kubelet, api);
         assert_eq!(kubelet.command, ["a", "b"]);

@@ -1,0 +1,415 @@
+//! Services and the overlay of a cluster of our own, beside the same shape of namespaces without it, in one run: each
+//! round measures every path once, and what is printed are medians of the rounds' ratios.
+
+mod figures;
+mod objects;
+mod paths;
+mod probe;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::bench::client::{Connection, Target};
+use crate::bench::load::{connect, drive};
+use crate::bench::report::{self, Column, Figure, number};
+use crate::bench::{machine, service::paths::Kind};
+use crate::cluster::{self, Cluster, OUTSIDE};
+use crate::host;
+use crate::process::{command, feed, output, wait};
+use crate::steps::Steps;
+use figures as f;
+use paths::{PORT, Servers, Set, VIRTUAL, inside};
+
+/// The cluster of the measurement; `up`'s own has another name.
+const CLUSTER: &str = "fairlead-bench";
+const NEAR: &str = "10.96.200.1";
+const FAR: &str = "10.96.200.2";
+const FLIP: &str = "10.96.200.3";
+const NODE_PORT: u16 = 31999;
+/// Rulesets beyond this many Services take nft minutes to load.
+const MOST_RULES: usize = 10_000;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Numbers of Services to measure at.
+    #[arg(long, value_delimiter = ',', default_value = "10,1000,10000,50000")]
+    services: Vec<usize>,
+    /// Rounds of each path; each takes --seconds.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=99))]
+    rounds: u8,
+    /// Seconds that each path is measured for in a round.
+    #[arg(long, default_value_t = 0.7)]
+    seconds: f64,
+    /// Leave the cluster and its Services running (`cargo xtask down --name fairlead-bench` removes them).
+    #[arg(long)]
+    keep: bool,
+}
+
+pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+    host::require_root("bench service")?;
+    println!("{}", machine::describe());
+    let up = cluster::up::Args::plain(CLUSTER);
+    cluster::up::run(steps, workspace, &up)?;
+    let measured = measure(steps, workspace, args);
+    if !args.keep {
+        cluster::down::run(steps, workspace, CLUSTER)?;
+    }
+    let columns = measured?;
+    println!();
+    report::print(f::ROWS, &columns, "kube-proxy");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<Vec<Column>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut bench = steps
+        .run("making pods and the namespaces to compare with", || Bench::new(workspace, args, runtime))?;
+    let mut columns = Vec::new();
+    for count in &args.services {
+        let mut column = Column::new(format!("{count}"));
+        steps.run(&format!("{count} Services: storing them"), || bench.fill(*count))?;
+        for (name, stage) in STAGES {
+            steps.run(&format!("{count} Services: {name}"), || stage(&mut bench, &mut column))?;
+        }
+        columns.push(column);
+    }
+    Ok(columns)
+}
+
+type Stage = fn(&mut Bench<'_>, &mut Column) -> anyhow::Result<()>;
+
+/// What is measured at each number of Services.
+const STAGES: &[(&str, Stage)] = &[
+    ("rates of every path", |bench, column| bench.rates(column)),
+    ("changing endpoints", |bench, column| bench.changes(column)),
+    ("adding Services", |bench, column| bench.additions(column)),
+    ("killing the dataplane under connections", |bench, column| bench.kill(column)),
+];
+
+/// A path that is measured: from a namespace to an address, by a mode of `toolbox ask`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct PathName(&'static str, &'static str);
+
+struct Bench<'a> {
+    args: &'a Args,
+    runtime: tokio::runtime::Runtime,
+    cluster: Cluster,
+    toolbox: PathBuf,
+    connections: Vec<Connection>,
+    sets: Vec<(Kind, Set)>,
+    _servers: Servers,
+    /// The pods of node1 and node2: network namespace and address.
+    pods: [(PathBuf, String); 2],
+    /// Idle Services made so far, and Services added by measurements.
+    made: usize,
+    added: usize,
+}
+
+impl<'a> Bench<'a> {
+    fn new(workspace: &Path, args: &'a Args, runtime: tokio::runtime::Runtime) -> anyhow::Result<Bench<'a>> {
+        let cluster = Cluster::load(CLUSTER)?.context("the cluster is gone")?;
+        let toolbox = host::binaries(workspace)?.join("toolbox");
+        let port = std::fs::read_to_string(cluster.state().join("port"))?.trim().parse()?;
+        let target = Target::admin(&cluster.server_data(), port)?;
+        let connections = runtime.block_on(connect(&target, 16))?;
+        feed(&mut cluster.kubectl(&["apply", "-f", "-"]), objects::servers().as_bytes())?;
+        let rollout = ["rollout", "status", "daemonset/pod", "-n", objects::NAMESPACE, "--timeout=90s"];
+        output(&mut cluster.kubectl(&rollout))?;
+        let pods = [pod(&cluster, "node1")?, pod(&cluster, "node2")?];
+        let servers = Servers::start(&toolbox, &pods.clone().map(|(namespace, _)| namespace))?;
+        let mut sets = Vec::new();
+        for kind in [Kind::Clean, Kind::Nftables, Kind::Vxlan] {
+            sets.push((kind, Set::make(kind, &toolbox)?));
+        }
+        let mut bench = Bench {
+            args,
+            runtime,
+            cluster,
+            toolbox,
+            connections,
+            sets,
+            _servers: servers,
+            pods,
+            made: 0,
+            added: 0,
+        };
+        let [near, far] = bench.pods.clone().map(|(_, address)| address);
+        let mut requests = Vec::new();
+        for (name, address, pod, node_port) in
+            [("near", NEAR, &near, None), ("far", FAR, &far, Some(NODE_PORT)), ("flip", FLIP, &near, None)]
+        {
+            let port = if name == "flip" { 9000 } else { PORT };
+            requests.push(objects::slice(name, std::slice::from_ref(pod), port));
+            requests.push(objects::service(name, Some(address), node_port));
+        }
+        bench.write(requests)?;
+        Ok(bench)
+    }
+
+    fn write(&mut self, requests: Vec<Vec<u8>>) -> anyhow::Result<()> {
+        self.runtime.block_on(drive(&mut self.connections, requests, 201)).map(drop)
+    }
+
+    fn set(&self, kind: Kind) -> anyhow::Result<&Set> {
+        self.sets.iter().find(|(own, _)| *own == kind).map(|(_, set)| set).context("no such set")
+    }
+
+    /// Stores Services up to a number, and waits until the dataplane has them.
+    fn fill(&mut self, count: usize) -> anyhow::Result<()> {
+        let requests = (self.made..count).flat_map(objects::idle).collect();
+        self.made = self.made.max(count);
+        self.write(requests)?;
+        if count <= MOST_RULES {
+            self.set(Kind::Nftables)?.load_rules(count)?;
+        }
+        wait("the dataplanes to have every Service", Duration::from_secs(60), || {
+            for node in self.cluster.node_names() {
+                let seen = self.metric(&node, "fairlead_services ")?;
+                if (seen as usize) < count {
+                    bail!("{node} has {seen}");
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn node(&self, node: &str) -> PathBuf {
+        PathBuf::from("/run/netns").join(self.cluster.namespace(node))
+    }
+
+    /// A sample of the dataplane's metrics, by the beginning of its line.
+    fn metric(&self, node: &str, line: &str) -> anyhow::Result<f64> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9962));
+        let text = probe::within(&self.node(node), || probe::page(address, "/metrics"))?;
+        let value = text.lines().find_map(|found| found.strip_prefix(line)).context("no such metric")?;
+        Ok(value.trim().parse()?)
+    }
+
+    /// Answers per second, or bytes per second of a stream.
+    fn ask(&self, from: &Path, target: &str, mode: &str) -> anyhow::Result<f64> {
+        let mut ask = inside(from);
+        ask.arg(&self.toolbox).args(["ask", target, "--mode", mode]);
+        let streams = if mode == "stream" { "1" } else { "4" };
+        ask.args(["--connections", streams, "--seconds", &self.args.seconds.to_string()]);
+        let seen: Value = serde_json::from_str(&output(&mut ask)?)?;
+        seen["per_second"].as_f64().context("a report without a rate")
+    }
+
+    /// Every path with where it starts and leads to.
+    fn paths(&self) -> anyhow::Result<Vec<(PathName, PathBuf, String)>> {
+        let (clean, nft) = (self.set(Kind::Clean)?, self.set(Kind::Nftables)?);
+        let vxlan = self.set(Kind::Vxlan)?;
+        let (client, outside) = (self.pods[0].0.clone(), self.node(OUTSIDE));
+        let far = &self.pods[1].1;
+        let near_pod = format!("10.50.1.3:{PORT}");
+        let far_pod = format!("10.50.2.3:{PORT}");
+        let mut paths = Vec::new();
+        let mut add = |what: &'static str, modes: &[&'static str], from: PathBuf, to: String| {
+            paths.extend(modes.iter().map(|mode| (PathName(what, mode), from.clone(), to.clone())));
+        };
+        add("clean near", &["short", "kept"], clean.path("client"), near_pod);
+        add("near", &["short", "kept"], client.clone(), format!("{NEAR}:80"));
+        add("clean far", &["short", "kept", "stream"], clean.path("client"), far_pod.clone());
+        add("far", &["short", "kept"], client.clone(), format!("{FAR}:80"));
+        add("overlay", &["short", "kept", "stream"], client, format!("{far}:{PORT}"));
+        add("vxlan", &["short", "kept", "stream"], vxlan.path("client"), far_pod.clone());
+        if self.made <= MOST_RULES {
+            add("nft near", &["short"], nft.path("client"), format!("{VIRTUAL}:80"));
+            add("nft far", &["short"], nft.path("client"), format!("{VIRTUAL}:81"));
+        }
+        add("clean outside", &["short"], clean.path("outside"), far_pod);
+        add("outside", &["short"], outside, format!("{}:{NODE_PORT}", Cluster::node_address(0)));
+        Ok(paths)
+    }
+
+    fn rates(&mut self, column: &mut Column) -> anyhow::Result<()> {
+        let paths = self.paths()?;
+        let mut rates: BTreeMap<PathName, Vec<f64>> = BTreeMap::new();
+        for _ in 0..self.args.rounds {
+            for (name, from, to) in &paths {
+                let rate = self.ask(from, to, name.1).with_context(|| format!("{}, {}", name.0, name.1))?;
+                rates.entry(*name).or_default().push(rate);
+            }
+        }
+        for (figure, mode, path, whole) in RATIOS {
+            let of = |what| rates.get(&PathName(what, mode)).map(Vec::as_slice).unwrap_or_default();
+            let mut ratios: Vec<f64> = of(path).iter().zip(of(whole)).map(|(a, b)| a / b).collect();
+            if ratios.is_empty() {
+                continue;
+            }
+            let (own, base) = (median(&mut of(path).to_vec()), median(&mut of(whole).to_vec()));
+            let ratio = median(&mut ratios);
+            let unit = if *mode == "stream" { 1e9 / 8.0 } else { 1.0 };
+            let name = if *mode == "stream" { "Gbit/s" } else { "/s" };
+            column.add(
+                *figure,
+                ratio,
+                format!(
+                    "{} {name} against {} {name}; rounds {} to {}",
+                    number(own / unit),
+                    number(base / unit),
+                    number(ratios[0]),
+                    number(ratios[ratios.len() - 1])
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// A Service's one endpoint moves between two servers; how soon is a new connection answered by the other?
+    fn changes(&mut self, column: &mut Column) -> anyhow::Result<()> {
+        const TIMES: usize = 60;
+        let address: SocketAddr = format!("{FLIP}:80").parse()?;
+        let pod = self.pods[0].clone();
+        let share = |bench: &Self| -> anyhow::Result<(f64, f64)> {
+            let of = |line: &str| bench.metric("node1", line);
+            Ok((of("fairlead_sync_seconds_sum ")?, of("fairlead_sync_seconds_count ")?))
+        };
+        let before = share(self)?;
+        let mut times = Vec::new();
+        for turn in 0..TIMES {
+            let (name, port) = if turn % 2 == 0 { ("two", 9100) } else { ("one", 9000) };
+            let change = objects::move_port("flip", port);
+            let since = Instant::now();
+            let writes = &mut self.connections;
+            self.runtime.block_on(drive(writes, vec![change], 200))?;
+            times.push(probe::within(&pod.0, || probe::until(address, name, since, PATIENCE))?);
+        }
+        let after = share(self)?;
+        times.sort();
+        let millis = |at: usize| times[at].as_secs_f64() * 1000.0;
+        column.add(
+            f::CHANGE_P50,
+            millis(TIMES / 2),
+            format!("{TIMES} changes, fastest {} ms", number(millis(0))),
+        );
+        column.add(f::CHANGE_P99, millis(TIMES * 99 / 100), String::new());
+        let own = (after.0 - before.0) / (after.1 - before.1).max(1.0) * 1000.0;
+        column.add(f::OWN, own, "of node1's, over all batches of changes meanwhile".into());
+        Ok(())
+    }
+
+    fn additions(&mut self, column: &mut Column) -> anyhow::Result<()> {
+        const TIMES: usize = 20;
+        let mut times = Vec::new();
+        for _ in 0..TIMES {
+            self.added += 1;
+            let (name, address) = (format!("new-{}", self.added), format!("10.96.201.{}", self.added));
+            let target: SocketAddr = format!("{address}:80").parse()?;
+            let since = Instant::now();
+            let pod = vec![self.pods[0].1.clone()];
+            self.write(vec![objects::slice(&name, &pod, 9000)])?;
+            self.write(vec![objects::service(&name, Some(&address), None)])?;
+            let namespace = self.pods[0].0.clone();
+            times.push(probe::within(&namespace, || probe::until(target, "one", since, PATIENCE))?);
+        }
+        times.sort();
+        let millis = |at: usize| times[at].as_secs_f64() * 1000.0;
+        let spread =
+            format!("{} to {} ms, both writes included", number(millis(0)), number(millis(TIMES - 1)));
+        column.add(f::APPEAR, millis(TIMES / 2), spread);
+        Ok(())
+    }
+
+    /// Kills node1's dataplane under held connections; its next run must take everything up again.
+    fn kill(&mut self, column: &mut Column) -> anyhow::Result<()> {
+        const HELD: usize = 40;
+        let pid = self.dataplane("node1")?;
+        column.add(f::MEMORY, machine::resident(pid)?, String::new());
+        let mut held = Vec::new();
+        for _ in 0..HELD {
+            let mut stream = inside(&self.pods[0].0);
+            stream.arg(&self.toolbox).args(["stream", &format!("{FLIP}:80"), "--seconds", "8"]);
+            held.push(stream.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        // SAFETY: signalling a process by number touches no memory of ours.
+        unsafe { libc::kill(i32::try_from(pid)?, libc::SIGKILL) };
+        let started = wait("the dataplane to run again", PATIENCE, || {
+            let new = self.dataplane("node1")?;
+            if new == pid { bail!("the old one is still there") } else { machine::age(new) }
+        })?;
+        let seen = Instant::now();
+        let address = SocketAddr::from(([127, 0, 0, 1], 9962));
+        let node = self.node("node1");
+        wait("the dataplane to be ready", PATIENCE, || {
+            probe::within(&node, || probe::page(address, "/readyz"))
+        })?;
+        let took = started + seen.elapsed();
+        column.add(f::START, took.as_secs_f64(), "exec to /readyz, to within 0.1 s".into());
+        let mut bad = 0;
+        for child in held {
+            let done = child.wait_with_output()?;
+            let report: Value = serde_json::from_slice(&done.stdout).unwrap_or_default();
+            let late = report["longest_ms"].as_u64().unwrap_or(u64::MAX);
+            bad += usize::from(!done.status.success() || late > 50);
+        }
+        column.add(f::BROKEN, bad as f64, String::new());
+        Ok(())
+    }
+
+    fn dataplane(&self, node: &str) -> anyhow::Result<u32> {
+        let id = container(&self.cluster, node, "dataplane")?;
+        process(&id)
+    }
+}
+
+/// Ratios: what, by which mode, of which path, to which.
+const RATIOS: &[(Figure, &str, &str, &str)] = &[
+    (f::NEAR_SHORT, "short", "near", "clean near"),
+    (f::FAR_SHORT, "short", "far", "clean far"),
+    (f::NEAR_KEPT, "kept", "near", "clean near"),
+    (f::FAR_KEPT, "kept", "far", "clean far"),
+    (f::NFT_NEAR, "short", "nft near", "clean near"),
+    (f::NFT_FAR, "short", "nft far", "clean far"),
+    (f::NODE_PORT, "short", "outside", "clean outside"),
+    (f::OVERLAY_SHORT, "short", "overlay", "vxlan"),
+    (f::OVERLAY_KEPT, "kept", "overlay", "vxlan"),
+    (f::OVERLAY_STREAM, "stream", "overlay", "vxlan"),
+    (f::ROUTED_SHORT, "short", "overlay", "clean far"),
+    (f::ROUTED_KEPT, "kept", "overlay", "clean far"),
+    (f::ROUTED_STREAM, "stream", "overlay", "clean far"),
+];
+
+/// Sorts, too.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Network namespace and address of the bench's pod on a node.
+fn pod(cluster: &Cluster, node: &str) -> anyhow::Result<(PathBuf, String)> {
+    let fields = format!("spec.nodeName={node}");
+    let path = "jsonpath={.items[0].status.podIP}";
+    let words = ["get", "pods", "-n", objects::NAMESPACE, "--field-selector", &fields, "-o", path];
+    let address = output(&mut cluster.kubectl(&words))?.trim().to_owned();
+    let pid = process(&container(cluster, node, "one")?)?;
+    Ok((PathBuf::from(format!("/proc/{pid}/ns/net")), address))
+}
+
+/// The running container of that name on a node.
+fn container(cluster: &Cluster, node: &str, name: &str) -> anyhow::Result<String> {
+    let mut list = command(&["docker", "ps", "-q", "--no-trunc"]);
+    let labels =
+        [cluster.label(), format!("fairlead.io/node={node}"), format!("io.kubernetes.container.name={name}")];
+    for label in labels {
+        list.args(["--filter", &format!("label={label}")]);
+    }
+    let found = output(&mut list)?;
+    found.lines().next().map(str::to_owned).with_context(|| format!("no container {name} runs on {node}"))
+}
+
+fn process(container: &str) -> anyhow::Result<u32> {
+    let mut inspect = command(&["docker", "inspect", "--format", "{{.State.Pid}}", container]);
+    match output(&mut inspect)?.trim().parse()? {
+        0 => bail!("container {container} has no process"),
+        pid => Ok(pid),
+    }
+}
