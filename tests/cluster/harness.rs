@@ -133,7 +133,12 @@ pub fn refused(words: &[&str], input: &str) -> String {
 
 /// Runs kubectl with standard input.
 pub fn feed(words: &[&str], input: &str) -> Output {
-    let mut child = command(words)
+    feed_to(command(words), input)
+}
+
+/// Runs a command with standard input.
+pub fn feed_to(mut command: Command, input: &str) -> Output {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -5,8 +5,11 @@
 
 mod bad_input;
 mod dns;
+mod dual_stack;
 mod harness;
 mod kubectl;
+mod load_balancer;
+mod plane;
 mod policy;
 mod recovery;
 mod services;

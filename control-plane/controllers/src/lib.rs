@@ -24,6 +24,7 @@ mod endpoint;
 mod eviction;
 mod expectation;
 mod furnish;
+mod loadbalancer;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
@@ -32,6 +33,7 @@ mod protection;
 mod replicaset;
 mod served;
 
+pub use crate::loadbalancer::pool;
 use crate::pod::Pod;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +58,7 @@ const REGISTRY: &[(&str, Start)] = &[
     ("deployment-controller", deployment::start),
     ("endpoints-controller", endpoint::legacy::start),
     ("endpointslice-controller", endpoint::slice::start),
+    ("endpointslice-mirroring-controller", endpoint::mirror::start),
     ("garbage-collector-controller", collect::start),
     ("namespace-controller", namespace::start),
     ("node-ipam-controller", nodeipam::start),
@@ -65,6 +68,7 @@ const REGISTRY: &[(&str, Start)] = &[
     ("pod-garbage-collector-controller", podgc::start),
     ("replicaset-controller", replicaset::start),
     ("root-ca-certificate-publisher-controller", furnish::root_ca),
+    ("service-lb-controller", loadbalancer::start),
     ("serviceaccount-controller", furnish::service_account),
     ("taint-eviction-controller", eviction::start),
     ("volumeattributesclass-protection-controller", protection::classes),
@@ -80,6 +84,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("pv-protection", "persistentvolume-protection-controller"),
     ("pvc-protection", "persistentvolumeclaim-protection-controller"),
     ("endpoint", "endpoints-controller"),
+    ("endpointslicemirroring", "endpointslice-mirroring-controller"),
+    ("service", "service-lb-controller"),
 ];
 
 /// What every controller is given.
@@ -116,8 +122,12 @@ impl Context {
 pub struct Options {
     /// Address ranges that node pod ranges are cut from; at most one per address family.
     pub cluster_cidr: Vec<IpNet>,
-    /// Prefix length of a node's IPv4 pod range (24 by default). IPv6 ranges are always cut as /64.
-    pub node_mask: u8,
+    /// Address ranges of Services: no node and no pool gets an address of them.
+    pub service_cidr: Vec<IpNet>,
+    /// Prefix lengths of a node's pod range: of IPv4 (24 by default), of IPv6 (64).
+    pub node_masks: (u8, u8),
+    /// Addresses for Services of type LoadBalancer, beside those of the ConfigMap.
+    pub load_balancer_pools: Vec<pool::Span>,
     /// How long a node may be silent before its conditions become Unknown.
     pub node_monitor_grace: Duration,
     /// Comma-separated controller names: `*` enables all, `-name` takes one away, `none` (or empty) runs none.
@@ -140,6 +150,9 @@ pub enum Error {
         /// The prefix length asked for.
         mask: u8,
     },
+    /// A pool for load balancers lies in a range that pods or Services draw from.
+    #[error("{0}")]
+    Pool(String),
     /// Two cluster ranges of one family, which the API cannot express.
     #[error("more than one cluster range of the same address family: {0}")]
     DuplicateFamily(IpNet),
@@ -214,8 +227,8 @@ impl Options {
     fn check(&self) -> Result<(), Error> {
         for (index, cidr) in self.cluster_cidr.iter().enumerate() {
             let (mask, longest) = match cidr {
-                IpNet::V4(_) => (self.node_mask, 30),
-                IpNet::V6(_) => (64, 64),
+                IpNet::V4(_) => (self.node_masks.0, 30),
+                IpNet::V6(_) => (self.node_masks.1, 126),
             };
             if mask < cidr.prefix_len() || mask > longest {
                 return Err(Error::NodeMask { cidr: *cidr, mask });
@@ -225,6 +238,9 @@ impl Options {
                 return Err(Error::DuplicateFamily(*cidr));
             }
         }
-        Ok(())
+        match pool::overlap(&self.load_balancer_pools, &self.cluster_cidr, &self.service_cidr) {
+            Some(words) => Err(Error::Pool(words)),
+            None => Ok(()),
+        }
     }
 }

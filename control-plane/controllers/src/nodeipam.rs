@@ -16,9 +16,6 @@ use crate::informer::{Informer, Key};
 use crate::queue::{Outcome, Queue, work};
 use crate::{Context, write};
 
-/// Prefix length of a node's IPv6 range.
-const IPV6_MASK: u8 = 64;
-
 struct Controller {
     context: Context,
     recorder: Recorder,
@@ -72,8 +69,10 @@ impl Controller {
         let mut used: HashSet<IpNet> = self.nodes.list().iter().flat_map(|node| ranges_of(node)).collect();
         used.extend(self.promised.lock().iter().flat_map(|(_, ranges)| ranges.iter().copied()));
         let options = &self.context.options;
+        // Part of the cluster's range may be the Services': no node gets that.
+        used.extend(options.service_cidr.iter().copied());
         let ranges: Option<Vec<IpNet>> =
-            options.cluster_cidr.iter().map(|cidr| first_free(*cidr, options.node_mask, &used)).collect();
+            options.cluster_cidr.iter().map(|cidr| first_free(*cidr, options.node_masks, &used)).collect();
         let Some(ranges) = ranges else {
             let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
             self.recorder.normal(&*node, "CIDRNotAvailable", message);
@@ -100,8 +99,8 @@ fn ranges_of(node: &Node) -> Vec<IpNet> {
 }
 
 /// The lowest range of the node's size that overlaps none of `used`.
-fn first_free(cluster: IpNet, node_mask: u8, used: &HashSet<IpNet>) -> Option<IpNet> {
-    let mask = if cluster.addr().is_ipv4() { node_mask } else { IPV6_MASK };
+fn first_free(cluster: IpNet, masks: (u8, u8), used: &HashSet<IpNet>) -> Option<IpNet> {
+    let mask = if cluster.addr().is_ipv4() { masks.0 } else { masks.1 };
     let same = |range: &&IpNet| range.prefix_len() == mask;
     // Ranges of another size (an administrator's own) are compared one by one; there are few.
     let odd: Vec<&IpNet> = used.iter().filter(|range| !same(range)).collect();
@@ -116,18 +115,22 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(cluster: &str, mask: u8, used: &[&str], expected: Option<&str>) {
+    fn check(cluster: &str, masks: (u8, u8), used: &[&str], expected: Option<&str>) {
         let used = used.iter().map(|text| text.parse().unwrap()).collect();
-        let free = first_free(cluster.parse().unwrap(), mask, &used);
+        let free = first_free(cluster.parse().unwrap(), masks, &used);
         assert_eq!(free, expected.map(|text| text.parse().unwrap()));
     }
 
     #[test]
     fn the_lowest_free_range_is_given() {
-        check("10.244.0.0/16", 24, &[], Some("10.244.0.0/24"));
-        check("10.244.0.0/16", 24, &["10.244.0.0/24", "10.244.2.0/24"], Some("10.244.1.0/24"));
-        check("10.244.0.0/16", 24, &["10.244.0.0/23"], Some("10.244.2.0/24"));
-        check("10.244.0.0/23", 24, &["10.244.0.0/24", "10.244.1.0/24"], None);
-        check("fd00::/56", 24, &["fd00::/64"], Some("fd00:0:0:1::/64"));
+        check("10.244.0.0/16", (24, 64), &[], Some("10.244.0.0/24"));
+        check("10.244.0.0/16", (24, 64), &["10.244.0.0/24", "10.244.2.0/24"], Some("10.244.1.0/24"));
+        check("10.244.0.0/16", (24, 64), &["10.244.0.0/23"], Some("10.244.2.0/24"));
+        check("10.244.0.0/23", (24, 64), &["10.244.0.0/24", "10.244.1.0/24"], None);
+        check("fd00::/56", (24, 64), &["fd00::/64"], Some("fd00:0:0:1::/64"));
+        check("fd00::/112", (24, 120), &["fd00::/120"], Some("fd00::100/120"));
+        // The range of Services, which lies in the cluster's.
+        check("10.0.0.0/8", (24, 64), &["10.0.0.0/16"], Some("10.1.0.0/24"));
+        check("fd00::/63", (24, 64), &["fd00::/64", "fd00:0:0:1::/112"], None);
     }
 }

@@ -30,9 +30,22 @@ pub struct ServeArgs {
     /// Address ranges of pods; each node gets a part
     #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
     pub cluster_cidr: Vec<IpNet>,
-    /// Address ranges of Services
+    /// Prefix length of a node's part of a single range of pods [default: 24 of IPv4, 64 of IPv6]
+    #[arg(long)]
+    pub node_cidr_mask_size: Option<u8>,
+    /// Prefix length of a node's part of the IPv4 range of pods, beside an IPv6 one [default: 24]
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv4: Option<u8>,
+    /// Prefix length of a node's part of the IPv6 range of pods, beside an IPv4 one [default: 64]
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv6: Option<u8>,
+    /// Address ranges of Services, at most one of a family; the first is the one of Services that ask for none
     #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
     pub service_cluster_ip_range: Vec<IpNet>,
+    /// Addresses for Services of type LoadBalancer, as a range like 192.0.2.0/28 or 192.0.2.5-192.0.2.9; may be
+    /// repeated. More can be given in ConfigMap kube-system/fairlead-load-balancer, key `pools`
+    #[arg(long, value_delimiter = ',', value_parser = fairlead_controllers::pool::Span::parse)]
+    pub load_balancer_pool: Vec<fairlead_controllers::pool::Span>,
     /// Ports of Services of type NodePort and LoadBalancer
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     pub service_node_port_range: RangeInclusive<u16>,
@@ -124,6 +137,13 @@ impl ServeArgs {
         let chosen =
             self.advertise_address.or((!self.bind_address.is_unspecified()).then_some(self.bind_address));
         chosen.or_else(default_route).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    /// Prefix lengths of a node's parts: of IPv4, of IPv6.
+    pub fn node_masks(&self) -> (u8, u8) {
+        let single = self.node_cidr_mask_size.filter(|_| self.cluster_cidr.len() == 1);
+        let mask = |own: Option<u8>, default: u8| own.or(single).unwrap_or(default);
+        (mask(self.node_cidr_mask_size_ipv4, 24), mask(self.node_cidr_mask_size_ipv6, 64))
     }
 
     pub fn node_monitor_grace(&self) -> Duration {

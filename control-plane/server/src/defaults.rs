@@ -169,10 +169,16 @@ fn service(ip: IpAddr, port: u16) -> Option<Wanted> {
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
         "spec": {
             "type": "ClusterIP", "clusterIP": ip.to_string(), "sessionAffinity": "None",
+            // One family, as upstream has it: the server advertises one address.
+            "ipFamilyPolicy": "SingleStack", "ipFamilies": [family_of(ip)],
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
         },
     });
     Wanted::new("", "services", "default", "kubernetes", object)
+}
+
+fn family_of(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 /// The backends of that Service: this server at the address that it advertises.
@@ -182,7 +188,7 @@ async fn endpoints(api: &Arc<Api>) -> Result<(), Error> {
         // Nobody else could reach it there, and the API refuses loopback addresses as endpoints.
         return Ok(());
     }
-    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    let family = family_of(ip);
     let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
     let endpoints = json!({
         "metadata": {"name": "kubernetes", "namespace": "default",
@@ -206,6 +212,14 @@ async fn endpoints(api: &Arc<Api>) -> Result<(), Error> {
             continue;
         };
         let stale = |field: &&str| existing[*field] != wanted.object[*field];
+        if stale(&"addressType") {
+            // The advertised address is of the other family now, and the type of a slice cannot change.
+            let gone = call(api, Method::DELETE, &wanted.path(&wanted.name), &json!({})).await;
+            gone.map_err(|refused| failed(&wanted, &refused))?;
+            let made = call(api, Method::POST, &wanted.path(""), &wanted.object).await;
+            made.map_err(|refused| failed(&wanted, &refused))?;
+            continue;
+        }
         if ["subsets", "endpoints", "ports"].iter().any(stale) {
             let answer = call(api, Method::PUT, &wanted.path(&wanted.name), &wanted.object).await;
             answer.map_err(|refused| failed(&wanted, &refused))?;

@@ -39,6 +39,12 @@ pub enum Error {
     Activation(std::io::Error),
     #[error("--service-cluster-ip-range has no usable address")]
     ServiceRange,
+    #[error("--service-cluster-ip-range takes at most one range of an address family")]
+    ServiceFamilies,
+    #[error(
+        "--node-cidr-mask-size is for one range of pods: with two, give --node-cidr-mask-size-ipv4 and -ipv6"
+    )]
+    NodeMask,
     #[error("default objects: {0}")]
     Defaults(String),
     #[error("controllers: {0}")]
@@ -134,6 +140,7 @@ pub async fn start(args: ServeArgs, shutdown: CancellationToken) -> Result<Serve
     let own = serve::bind(address).await.map_err(|source| Error::Bind { address, source })?;
     let address = own.local_addr().map_err(|source| Error::Bind { address, source })?;
     listeners.push(own);
+    check_ranges(&args)?;
     let service_ip = args.service_cluster_ip_range.first().and_then(|cidr| allocate::nth(cidr, 0));
     let service_ip = service_ip.ok_or(Error::ServiceRange)?;
     let pki = certificates(&args, address, service_ip).await?;
@@ -151,6 +158,18 @@ pub async fn start(args: ServeArgs, shutdown: CancellationToken) -> Result<Serve
     components(&args, &pki, &api, &shutdown, &mut tasks);
     tracing::info!(%address, advertised = %args.advertised(), "serving");
     Ok(Server { address, shutdown, tasks })
+}
+
+/// Ranges that the API could not express.
+fn check_ranges(args: &ServeArgs) -> Result<(), Error> {
+    let four = args.service_cluster_ip_range.iter().filter(|cidr| cidr.addr().is_ipv4()).count();
+    if four > 1 || args.service_cluster_ip_range.len() - four > 1 {
+        return Err(Error::ServiceFamilies);
+    }
+    if args.node_cidr_mask_size.is_some() && args.cluster_cidr.len() > 1 {
+        return Err(Error::NodeMask);
+    }
+    Ok(())
 }
 
 async fn certificates(args: &ServeArgs, address: SocketAddr, service_ip: IpAddr) -> Result<Arc<Pki>, Error> {
@@ -214,7 +233,9 @@ fn components(
         let client = client::client(api.clone(), "system:kube-controller-manager", "kube-controller-manager");
         let options = fairlead_controllers::Options {
             cluster_cidr: args.cluster_cidr.clone(),
-            node_mask: 24,
+            service_cidr: args.service_cluster_ip_range.clone(),
+            node_masks: args.node_masks(),
+            load_balancer_pools: args.load_balancer_pool.clone(),
             node_monitor_grace: args.node_monitor_grace(),
             enabled: args.controllers.clone(),
             root_ca_pem: pki.ca.clone(),

@@ -342,8 +342,11 @@ mod tests {
         let pod = pod(
             json!({"hostname": "h", "subdomain": "s", "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}),
         );
-        let text = hosts(&pod, &["10.244.0.2".parse().unwrap()], "cluster.local", None);
-        assert!(text.contains("10.244.0.2\th.s.ns.svc.cluster.local\th\n"), "{text}");
+        let both = ["10.244.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let text = hosts(&pod, &both, "cluster.local", None);
+        for address in ["10.244.0.2", "fd00::2"] {
+            assert!(text.contains(&format!("{address}\th.s.ns.svc.cluster.local\th\n")), "{text}");
+        }
         assert!(text.ends_with("1.2.3.4\ta\tb\n"), "{text}");
         let text =
             hosts(&pod, &["10.0.0.1".parse().unwrap()], "cluster.local", Some("127.0.0.1 localhost\n"));

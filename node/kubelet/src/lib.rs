@@ -57,6 +57,9 @@ pub enum Error {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Addresses that a node cannot have.
+    #[error("--node-ip takes one address, or one of each family")]
+    Addresses,
     /// Docker.
     #[error(transparent)]
     Docker(#[from] docker::Error),
@@ -94,6 +97,9 @@ async fn docker(args: &Args) -> Result<Engine, Error> {
 /// # Errors
 /// Fails when its files cannot be read or its port is taken; everything else is tried again.
 pub async fn run(args: Args, shutdown: CancellationToken) -> Result<(), Error> {
+    if !args.has_valid_addresses() {
+        return Err(Error::Addresses);
+    }
     let args = Arc::new(args);
     let client = client(&args).await?;
     let engine = tokio::select! {
@@ -133,7 +139,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<(), Error> {
         cni,
         network: network_seen,
         surroundings: Surroundings {
-            host_ip: args.host_ip(),
+            host_ips: args.host_ips(),
             pod_ips: Vec::new(),
             allocatable_cpu: capacity.cpus * 1000,
             allocatable_memory: capacity.allocatable_memory(),

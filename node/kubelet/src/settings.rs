@@ -12,8 +12,8 @@ pub struct Args {
     /// Kubeconfig with the node's own credentials.
     #[arg(long)]
     pub kubeconfig: PathBuf,
-    /// Address under which the node is reached (may be given twice for dual stack).
-    #[arg(long, required = true)]
+    /// Address under which the node is reached; two, of one family each, for dual stack: the first is the primary one.
+    #[arg(long, required = true, value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
     /// Name of the cluster; several may share one Docker Engine.
     #[arg(long, default_value = "fairlead")]
@@ -78,10 +78,28 @@ impl Args {
         self.state_dir().join("pods").join(uid)
     }
 
-    /// The node's first address: the one status reports as `hostIP`.
+    /// The node's addresses, the primary one first: what status reports as `hostIPs`.
     #[must_use]
-    pub fn host_ip(&self) -> String {
-        self.node_ip.first().map(ToString::to_string).unwrap_or_default()
+    pub fn host_ips(&self) -> Vec<String> {
+        self.node_ip.iter().map(ToString::to_string).collect()
+    }
+
+    /// Whether the node's addresses are one, or one of each family.
+    #[must_use]
+    pub fn has_valid_addresses(&self) -> bool {
+        match self.node_ip.as_slice() {
+            [_] => true,
+            [first, second] => first.is_ipv4() != second.is_ipv4(),
+            _ => false,
+        }
+    }
+
+    /// A pod's addresses in the order of the node's: the family of the node's primary address is the pods', too.
+    #[must_use]
+    pub fn in_order(&self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let primary = self.node_ip.first().is_none_or(IpAddr::is_ipv4);
+        addresses.sort_by_key(|address| address.is_ipv4() != primary);
+        addresses
     }
 
     /// Docker's network mode for pods that share the node's network.
@@ -141,6 +159,22 @@ mod tests {
             assert_eq!(node.on_machine(Path::new(path)), Path::new(expected), "{path}");
         }
         assert_eq!(args(&[]).on_machine(Path::new("/etc")), Path::new("/etc"));
+    }
+
+    #[test]
+    fn the_nodes_primary_family_is_the_pods_too() {
+        let pair = || vec!["10.244.0.2".parse().unwrap(), "fd00::2".parse::<IpAddr>().unwrap()];
+        let shown = |args: &Args| args.in_order(pair()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(&args(&[])), ["10.244.0.2", "fd00::2"]);
+        let mut six = args(&["--node-ip", "fd00::1"]);
+        assert!(six.has_valid_addresses());
+        six.node_ip.reverse();
+        assert_eq!(shown(&six), ["fd00::2", "10.244.0.2"]);
+        assert_eq!(six.host_ips(), ["fd00::1", "10.0.0.1"]);
+        assert_eq!(args(&["--node-ip", "fd00::1,10.0.0.2"]).node_ip.len(), 3);
+        for extra in ["10.0.0.2", "fd00::1,fd00::2"] {
+            assert!(!args(&["--node-ip", extra]).has_valid_addresses(), "{extra}");
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub fn run_keeping_docker(steps: &Steps, workspace: &Path, name: &str) -> anyhow
             workspace: workspace.into(),
             nodes: 0,
             store: super::Backend::Embedded,
+            dual_stack: false,
         },
         None => {
             steps.say(&format!("there is no cluster `{name}`"));

@@ -22,11 +22,18 @@ pub const SERVER_ADDRESS: &str = "172.30.0.1";
 /// The network of the host outside, routed to the nodes' one.
 pub const OUTSIDE_GATEWAY: &str = "172.31.0.1";
 pub const OUTSIDE_ADDRESS: &str = "172.31.0.2";
-pub const CLUSTER_CIDR: &str = "10.244.0.0/16";
-pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+const CLUSTER_CIDR: &str = "10.244.0.0/16";
+const SERVICE_CIDR: &str = "10.96.0.0/16";
 /// Tenth address of the Services' range, as kubeadm and its kin give it.
 pub const CLUSTER_DNS: &str = "10.96.0.10";
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The same for IPv6, in a cluster that has both: unique local addresses (RFC 4193).
+const NODE_NETWORK6: &str = "fd00:172:30::";
+pub const SERVER_ADDRESS6: &str = "fd00:172:30::1";
+pub const OUTSIDE_GATEWAY6: &str = "fd00:172:31::1";
+pub const OUTSIDE_ADDRESS6: &str = "fd00:172:31::2";
+const CLUSTER_CIDR6: &str = "fd00:10:244::/56";
+const SERVICE_CIDR6: &str = "fd00:10:96::/112";
 /// The name under which `node` and `outside` find the host outside.
 pub const OUTSIDE: &str = "outside";
 /// Clusters that exist on this machine, one folder each.
@@ -63,6 +70,9 @@ pub struct Cluster {
     pub workspace: PathBuf,
     pub nodes: usize,
     pub store: Backend,
+    /// IPv6 beside IPv4; not in the records of before there was a choice.
+    #[serde(default)]
+    pub dual_stack: bool,
 }
 
 impl Cluster {
@@ -116,9 +126,23 @@ impl Cluster {
     pub fn node_names(&self) -> Vec<String> {
         (1..=self.nodes).map(|i| format!("node{i}")).collect()
     }
-    /// Address of the node with index `i` from 0.
+    /// Primary address of the node with index `i` from 0.
     pub fn node_address(i: usize) -> String {
         format!("{NODE_NETWORK}.{}", 11 + i)
+    }
+    /// All its addresses, the primary one first.
+    pub fn node_addresses(&self, i: usize) -> Vec<String> {
+        // The same digits in both, so that people find the one from the other.
+        let six = self.dual_stack.then(|| format!("{NODE_NETWORK6}{}", 11 + i));
+        std::iter::once(Cluster::node_address(i)).chain(six).collect()
+    }
+    /// The ranges of pods, as flags have them.
+    pub fn cluster_cidr(&self) -> String {
+        if self.dual_stack { format!("{CLUSTER_CIDR},{CLUSTER_CIDR6}") } else { CLUSTER_CIDR.into() }
+    }
+    /// The ranges of Services, as flags have them.
+    pub fn service_cidr(&self) -> String {
+        if self.dual_stack { format!("{SERVICE_CIDR},{SERVICE_CIDR6}") } else { SERVICE_CIDR.into() }
     }
     /// Name of a network namespace: `net`, `outside` or a node.
     pub fn namespace(&self, what: &str) -> String {

@@ -5,7 +5,10 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::{Cluster, OUTSIDE, OUTSIDE_ADDRESS, OUTSIDE_GATEWAY, SERVER_ADDRESS};
+use super::{
+    Cluster, OUTSIDE, OUTSIDE_ADDRESS, OUTSIDE_ADDRESS6, OUTSIDE_GATEWAY, OUTSIDE_GATEWAY6, SERVER_ADDRESS,
+    SERVER_ADDRESS6,
+};
 use crate::process::{command, output, sh};
 
 /// Makes what is missing of the cluster's network; a namespace whose holder was started anew is wired again.
@@ -18,6 +21,10 @@ pub fn make(cluster: &Cluster) -> anyhow::Result<()> {
         ip(&net, "link set br0 up")?;
         ip(&net, &format!("addr add {SERVER_ADDRESS}/24 dev br0"))?;
         forward(&net)?;
+        if cluster.dual_stack {
+            enable_ipv6(&net)?;
+            ip(&net, &format!("addr add {SERVER_ADDRESS6}/64 dev br0 nodad"))?;
+        }
     }
     let outside = cluster.namespace(OUTSIDE);
     if !named(&outside) {
@@ -29,6 +36,12 @@ pub fn make(cluster: &Cluster) -> anyhow::Result<()> {
         ip(&outside, &format!("addr add {OUTSIDE_ADDRESS}/24 dev eth0"))?;
         ip(&outside, "link set eth0 up")?;
         ip(&outside, &format!("route add default via {OUTSIDE_GATEWAY}"))?;
+        if cluster.dual_stack {
+            enable_ipv6(&outside)?;
+            ip(&net, &format!("addr add {OUTSIDE_GATEWAY6}/64 dev outside nodad"))?;
+            ip(&outside, &format!("addr add {OUTSIDE_ADDRESS6}/64 dev eth0 nodad"))?;
+            ip(&outside, &format!("-6 route add default via {OUTSIDE_GATEWAY6}"))?;
+        }
     }
     for (i, node) in cluster.node_names().iter().enumerate() {
         make_node(cluster, &net, i, node).with_context(|| format!("wiring {node}"))?;
@@ -51,9 +64,21 @@ fn make_node(cluster: &Cluster, net: &str, i: usize, node: &str) -> anyhow::Resu
     let _ = ip(net, &format!("link del {node}"));
     ip(net, &format!("link add {node} type veth peer name eth0 netns {name}"))?;
     ip(net, &format!("link set {node} master br0 up"))?;
-    ip(&name, &format!("addr add {}/24 dev eth0", Cluster::node_address(i)))?;
+    let addresses = cluster.node_addresses(i);
+    if cluster.dual_stack {
+        enable_ipv6(&name)?;
+    }
+    for address in &addresses {
+        // Duplicate address detection would hold back the first packets of whoever binds to it.
+        let suffix = if address.contains(':') { "/64 dev eth0 nodad" } else { "/24 dev eth0" };
+        ip(&name, &format!("addr add {address}{suffix}"))?;
+    }
     ip(&name, "link set eth0 up")?;
-    ip(&name, &format!("route add default via {SERVER_ADDRESS}"))
+    ip(&name, &format!("route add default via {SERVER_ADDRESS}"))?;
+    if cluster.dual_stack {
+        ip(&name, &format!("-6 route add default via {SERVER_ADDRESS6}"))?;
+    }
+    Ok(())
 }
 
 /// Starts the container that holds a node's namespace, or finds it; returns its process id.
@@ -95,6 +120,16 @@ fn ip(namespace: &str, words: &str) -> anyhow::Result<()> {
 fn forward(namespace: &str) -> anyhow::Result<()> {
     let net = format!("--net=/run/netns/{namespace}");
     sh(&["nsenter", &net, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]).map(|_| ())
+}
+
+/// Switches IPv6 on in a namespace, which Docker's have off, and forwards it; the sysctls belong to that namespace alone.
+fn enable_ipv6(namespace: &str) -> anyhow::Result<()> {
+    let net = format!("--net=/run/netns/{namespace}");
+    let conf = "/proc/sys/net/ipv6/conf";
+    let script = format!(
+        "for scope in all default; do echo 0 > {conf}/$scope/disable_ipv6; echo 1 > {conf}/$scope/forwarding; done"
+    );
+    sh(&["nsenter", &net, "sh", "-c", &script]).map(|_| ())
 }
 
 /// Removes the namespaces of a cluster; links go with them.

@@ -13,8 +13,7 @@ use serde_json::Value;
 
 use super::supervise::{MARK, Plan, Process};
 use super::{
-    Backend, CLUSTER_CIDR, CLUSTER_DNS, CLUSTER_DOMAIN, Cluster, SERVER_ADDRESS, SERVICE_CIDR, down, network,
-    processes,
+    Backend, CLUSTER_DNS, CLUSTER_DOMAIN, Cluster, SERVER_ADDRESS, SERVER_ADDRESS6, down, network, processes,
 };
 use crate::process::{command, feed, output, sh, wait};
 use crate::steps::Steps;
@@ -33,6 +32,9 @@ pub struct Args {
     /// Where the API server keeps its objects.
     #[arg(long, value_enum, default_value = "embedded")]
     pub store: Backend,
+    /// Give nodes, pods and Services IPv6 addresses beside the IPv4 ones.
+    #[arg(long)]
+    pub dual_stack: bool,
     /// Stop when the nodes are Ready, without running the demo.
     #[arg(long)]
     pub no_demo: bool,
@@ -47,6 +49,7 @@ impl Args {
             cluster: super::Name { name: name.into() },
             nodes: 2,
             store: Backend::Embedded,
+            dual_stack: false,
             no_demo: true,
             consent: host::Consent { no_install: false },
         }
@@ -61,6 +64,7 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
         workspace: workspace.to_path_buf(),
         nodes: usize::from(args.nodes),
         store: args.store,
+        dual_stack: args.dual_stack,
     };
     let _lock = lock(&cluster.name)?;
     if let Some(existing) = Cluster::load(&cluster.name)?
@@ -102,12 +106,14 @@ fn is_settled(steps: &Steps, existing: &Cluster, wanted: &Cluster) -> anyhow::Re
         down::run(steps, &existing.workspace, &existing.name)?;
         return Ok(false);
     }
-    if alive && (existing.nodes != wanted.nodes || existing.store != wanted.store) {
+    let shape = |cluster: &Cluster| (cluster.nodes, cluster.store, cluster.dual_stack);
+    if alive && shape(existing) != shape(wanted) {
         bail!(
-            "cluster `{}` runs with {} nodes and the {:?} store: `cargo xtask down` first to change that",
+            "cluster `{}` runs with {} nodes, the {:?} store and {}: `cargo xtask down` first to change that",
             existing.name,
             existing.nodes,
-            existing.store
+            existing.store,
+            if existing.dual_stack { "IPv4 and IPv6" } else { "IPv4 alone" }
         );
     }
     if alive && host::docker_answers().is_ok() && nodes_ready(existing).is_ok() {
@@ -183,12 +189,8 @@ fn prepare_nodes(cluster: &Cluster) -> anyhow::Result<()> {
         let keys = cluster.node_state(node).join("pki");
         if !keys.join("kubeconfig").exists() {
             let mut issue = command(&["env", &server.display().to_string(), "issue-node", "--node", node]);
-            issue.args([
-                "--address",
-                &Cluster::node_address(i),
-                "--server",
-                &format!("https://{SERVER_ADDRESS}:{PORT}"),
-            ]);
+            issue.arg("--address").args(cluster.node_addresses(i));
+            issue.args(["--server", &format!("https://{SERVER_ADDRESS}:{PORT}")]);
             output(issue.arg("--data-dir").arg(cluster.server_data()).arg("--out").arg(&keys))?;
         }
     }
@@ -238,8 +240,10 @@ fn plan(cluster: &Cluster) -> anyhow::Result<Vec<Process>> {
         "--secure-port",
         &PORT.to_string(),
     ]));
-    server.extend(words(&["--advertise-address", SERVER_ADDRESS, "--tls-san", "127.0.0.1"]));
-    server.extend(words(&["--cluster-cidr", CLUSTER_CIDR, "--service-cluster-ip-range", SERVICE_CIDR]));
+    let names = if cluster.dual_stack { format!("127.0.0.1,{SERVER_ADDRESS6}") } else { "127.0.0.1".into() };
+    server.extend(words(&["--advertise-address", SERVER_ADDRESS, "--tls-san", &names]));
+    server.extend(words(&["--cluster-cidr", &cluster.cluster_cidr()]));
+    server.extend(words(&["--service-cluster-ip-range", &cluster.service_cidr()]));
     if cluster.store == Backend::Etcd {
         let dir = cluster.state().join("etcd").display().to_string();
         let client = "http://127.0.0.1:2379";
@@ -282,7 +286,8 @@ fn plan(cluster: &Cluster) -> anyhow::Result<Vec<Process>> {
         let root = cluster.node_root(node).display().to_string();
         let mut kubelet = vec![program("fairlead-node")];
         kubelet.extend(words(&["kubelet", "--node-name", node, "--kubeconfig", &key("kubeconfig")]));
-        kubelet.extend(words(&["--node-ip", &Cluster::node_address(i), "--cluster-name", &cluster.name]));
+        let addresses = cluster.node_addresses(i).join(",");
+        kubelet.extend(words(&["--node-ip", &addresses, "--cluster-name", &cluster.name]));
         kubelet.extend(words(&[
             "--tls-cert-file",
             &key("kubelet.crt"),
@@ -340,8 +345,8 @@ fn apply(cluster: &Cluster) -> anyhow::Result<()> {
         "data": {
             "apiserver-host": SERVER_ADDRESS,
             "apiserver-port": PORT.to_string(),
-            "cluster-cidr": CLUSTER_CIDR,
-            "service-cidr": SERVICE_CIDR,
+            "cluster-cidr": cluster.cluster_cidr(),
+            "service-cidr": cluster.service_cidr(),
             "overlay": "vxlan",
             "cluster-dns": CLUSTER_DNS,
             "cluster-domain": CLUSTER_DOMAIN,

@@ -66,6 +66,7 @@ mod selfsubjectaccessreview;
 mod selfsubjectreview;
 mod selfsubjectrulesreview;
 mod service;
+mod service_families;
 mod service_update;
 mod serviceaccount;
 mod servicecidr;

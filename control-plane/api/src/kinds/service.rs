@@ -1,6 +1,6 @@
 //! v1 Service.
 
-use super::{cells as c, fields::label, service_update, strategy};
+use super::{cells as c, fields::label, service_families as families, service_update, strategy};
 use crate::kind::{Act, Kind, Subresource};
 use crate::kind::{FieldLabel, NameRule, Printing};
 use crate::validate::{self, Field, names, net, selector};
@@ -34,6 +34,7 @@ pub static KIND: Kind = Kind {
     prepare_status: strategy::status,
     validate,
     validate_update,
+    validate_status: |new, _| balancer_status(new),
     warnings,
     cells,
     create_on_update: true,
@@ -103,6 +104,13 @@ fn prepare_create(v: &mut Value) {
 fn prepare_update(new: &mut Value, old: &Value) {
     strategy::update(new, old);
     service_update::carry_over(&mut new["spec"], &old["spec"]);
+    if new["spec"]["type"] != "LoadBalancer"
+        && let Some(status) = new["status"].as_object_mut()
+        && status.contains_key("loadBalancer")
+    {
+        // No other type has addresses of a load balancer.
+        status.insert("loadBalancer".into(), json!({}));
+    }
 }
 
 fn validate(v: &Value) -> ErrorList {
@@ -117,7 +125,7 @@ fn validate(v: &Value) -> ErrorList {
     ports(&s, &mut e);
     selector::labels(&s.get("selector"), &mut e);
     affinity(&s, &mut e);
-    families(&s, &mut e);
+    families::fields(&s, &mut e);
     for ip in s.get("externalIPs").items() {
         if net::ip(&ip, &mut e).is_some() {
             net::endpoint_ip(&ip, &mut e);
@@ -219,35 +227,6 @@ fn affinity(s: &Field, e: &mut ErrorList) {
     }
 }
 
-fn families(s: &Field, e: &mut ErrorList) {
-    let (ips, list) = (s.get("clusterIPs"), s.get("ipFamilies"));
-    let mut seen: Vec<&str> = Vec::new();
-    for family in list.items() {
-        family.one_of(e, &["IPv4", "IPv6"]);
-        if seen.contains(&family.str()) {
-            family.duplicate(e);
-        }
-        seen.push(family.str());
-    }
-    s.get("ipFamilyPolicy").one_of(e, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
-    if ips.len() > 2 {
-        ips.invalid(e, "may only hold up to 2 values");
-    }
-    if !ips.is_empty() && ips.value[0].as_str().unwrap_or_default() != s.get("clusterIP").str() {
-        ips.invalid(e, "first value must match `clusterIP`");
-    }
-    for ip in ips.items() {
-        if ip.str() == "None" {
-            if ips.len() > 1 {
-                ips.invalid(e, "'None' must be the first and only value");
-                break;
-            }
-            continue;
-        }
-        net::ip(&ip, e);
-    }
-}
-
 fn balancer(s: &Field, kind: &str, e: &mut ErrorList) {
     let is_balancer = kind == "LoadBalancer";
     let ranges = s.get("loadBalancerSourceRanges");
@@ -303,29 +282,53 @@ fn traffic(s: &Field, kind: &str, e: &mut ErrorList) {
 }
 
 fn validate_update(new: &Value, old: &Value) -> ErrorList {
-    const ONCE: &str = "may not change once set";
     let mut e = ErrorList::new();
     let (s, was) = (Field::root(new).get("spec"), &old["spec"]);
-    let external = |spec: &Value| spec["type"] == "ExternalName";
-    if !external(s.value) && !external(was) {
-        for list in ["clusterIPs", "ipFamilies"] {
-            let at = s.get(list);
-            let first = &was[list][0];
-            if !first.is_null() && at.value[0] != *first {
-                e.push(field::invalid(&at.path.index(0), at.value, ONCE));
-            }
-        }
-    }
+    families::update(&s, was, &mut e);
     let class = s.get("loadBalancerClass");
     let both = s.get("type").str() == "LoadBalancer" && was["type"] == "LoadBalancer";
     if both && !validate::same(class.value, &was["loadBalancerClass"]) {
-        class.invalid(&mut e, ONCE);
+        class.invalid(&mut e, families::ONCE);
     }
     let local = |spec: &Value| spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
     let check = s.get("healthCheckNodePort");
     if local(s.value) && local(was) && check.num() != was["healthCheckNodePort"].as_i64().unwrap_or(0) {
         let words = "cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update";
         check.invalid(&mut e, words);
+    }
+    e
+}
+
+/// The addresses that a load balancer reports.
+fn balancer_status(v: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let root = Field::root(v);
+    let list = root.get("status").get("loadBalancer").get("ingress");
+    if root.get("spec").get("type").str() != "LoadBalancer" {
+        if !list.is_empty() {
+            list.forbidden(&mut e, "may only be used when `spec.type` is 'LoadBalancer'");
+        }
+        return e;
+    }
+    for ingress in list.items() {
+        let (ip, mode, host) = (ingress.get("ip"), ingress.get("ipMode"), ingress.get("hostname"));
+        if !ip.is_empty() {
+            net::ip(&ip, &mut e);
+        }
+        match (ip.is_empty(), mode.is_set()) {
+            (false, false) => mode.required(&mut e, "must be specified when `ip` is set"),
+            (true, true) => mode.forbidden(&mut e, "may not be specified when `ip` is not set"),
+            (false, true) => {
+                mode.one_of(&mut e, &["Proxy", "VIP"]);
+            }
+            (true, false) => {}
+        }
+        if !host.is_empty() {
+            host.all(&mut e, names::dns_subdomain(host.str()));
+            if net::is_ip(host.str()) {
+                host.invalid_text(&mut e, "must be a DNS name, not an IP address");
+            }
+        }
     }
     e
 }

@@ -1,6 +1,7 @@
 //! Endpoints of Services: which pods serve, by EndpointSlice and by the older Endpoints.
 
 pub mod legacy;
+pub mod mirror;
 pub mod slice;
 mod slicing;
 
@@ -36,7 +37,7 @@ fn publishes_not_ready(service: &Service) -> bool {
 }
 
 /// The address families of a Service, as EndpointSlice calls them; the first is the primary one.
-fn families(service: &Service) -> Vec<&'static str> {
+pub fn families(service: &Service) -> Vec<&'static str> {
     let spec = service.spec.as_ref();
     let named = spec.and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
     let mut families: Vec<_> = named

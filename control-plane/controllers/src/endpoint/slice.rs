@@ -20,8 +20,8 @@ use crate::queue::{Failure, Outcome, Queue, Step, work};
 use crate::selector::Labels;
 use crate::{Context, clock, owner, replica, selector, write};
 
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+pub const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const BY_SERVICE: &str = "service";
@@ -220,7 +220,7 @@ impl Controller {
     }
 }
 
-fn gone_is_fine<T>(answer: Result<T, Failure>) -> Result<(), Failure> {
+pub fn gone_is_fine<T>(answer: Result<T, Failure>) -> Result<(), Failure> {
     match answer {
         Ok(_) => Ok(()),
         Err(failure) if failure.is_not_found() => Ok(()),

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
+use kube::ResourceExt;
 
 use super::{addresses, hostname, ports, publishes_not_ready, target, target_port};
 use crate::pod;
@@ -33,7 +36,7 @@ pub fn group(
 }
 
 /// Ports that serve the same have the same key, whether an empty name is written out or left away.
-fn key_of(ports: &[EndpointPort]) -> String {
+pub fn key_of(ports: &[EndpointPort]) -> String {
     let mut parts: Vec<String> = ports
         .iter()
         .map(|port| {
@@ -70,20 +73,45 @@ fn endpoint(
     }
     let serving = pod::is_ready(pod);
     let terminating = pod::is_terminating(pod);
+    let ready = publishes_not_ready(service) || (serving && !terminating);
     let node = pod::node_of(pod);
+    let zone = node.and_then(zone_of);
     Some(Endpoint {
+        hints: hints(service, node, zone.as_deref()).filter(|_| ready),
         addresses,
         conditions: Some(EndpointConditions {
-            ready: Some(publishes_not_ready(service) || (serving && !terminating)),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
         node_name: node.map(ToOwned::to_owned),
-        zone: node.and_then(zone_of),
+        zone,
         hostname: hostname(pod, service),
         target_ref: Some(target(pod)),
         ..Default::default()
     })
+}
+
+/// Annotations by which older Services ask for another way of choosing endpoints near by, which then goes first.
+const TOPOLOGY: [&str; 2] =
+    ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
+
+/// Whom a ready endpoint is for, as `spec.trafficDistribution` says (KEP-4444, KEP-3015).
+fn hints(service: &Service, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+    let distribution = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let older =
+        |name: &&str| service.annotations().get(*name).is_some_and(|mode| mode == "Auto" || mode == "auto");
+    if TOPOLOGY.iter().any(older)
+        || !["PreferClose", "PreferSameZone", "PreferSameNode"].contains(&distribution)
+    {
+        return None;
+    }
+    let node = node.filter(|_| distribution == "PreferSameNode");
+    let hints = EndpointHints {
+        for_zones: zone.map(|zone| vec![ForZone { name: zone.to_owned() }]),
+        for_nodes: node.map(|node| vec![ForNode { name: node.to_owned() }]),
+    };
+    (hints.for_zones.is_some() || hints.for_nodes.is_some()).then_some(hints)
 }
 
 /// One write to a slice.
@@ -237,6 +265,70 @@ mod tests {
         let ready: Vec<_> =
             endpoints.iter().map(|endpoint| endpoint.conditions.as_ref().unwrap().ready).collect();
         assert_eq!(ready, [Some(true), Some(false)]);
+    }
+
+    #[test]
+    fn ready_endpoints_carry_hints_as_the_traffic_distribution_says() {
+        for (distribution, annotations, zone, expected) in [
+            (None, json!({}), Some("z1"), json!(null)),
+            (Some("PreferClose"), json!({}), Some("z1"), json!({"forZones": [{"name": "z1"}]})),
+            (Some("PreferSameZone"), json!({}), None, json!(null)),
+            (Some("PreferSameNode"), json!({}), None, json!({"forNodes": [{"name": "n1"}]})),
+            (
+                Some("PreferSameNode"),
+                json!({}),
+                Some("z1"),
+                json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "n1"}]}),
+            ),
+            (
+                Some("PreferClose"),
+                json!({"service.kubernetes.io/topology-mode": "Auto"}),
+                Some("z1"),
+                json!(null),
+            ),
+            (Some("Elsewhere"), json!({}), Some("z1"), json!(null)),
+        ] {
+            let mut service = service();
+            service.metadata.annotations = serde_json::from_value(annotations).unwrap();
+            service.spec.as_mut().unwrap().traffic_distribution = distribution.map(ToOwned::to_owned);
+            let pods = [pod("1", true), pod("2", false)];
+            let groups = group(&service, "IPv4", &pods, |_| zone.map(ToOwned::to_owned));
+            let (_, endpoints) = groups.values().next().unwrap();
+            assert_eq!(json!(endpoints[0].hints), expected, "{distribution:?} {zone:?}");
+            assert_eq!(endpoints[1].hints, None, "not ready");
+        }
+    }
+
+    #[test]
+    fn each_family_has_endpoints_of_its_own() {
+        let mut both = (*pod("1", true)).clone();
+        let status = both.status.as_mut().unwrap();
+        status.pod_ips = serde_json::from_value(json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}])).unwrap();
+        let pods = [Arc::new(both), pod("2", true)];
+        for (family, expected) in [("IPv4", vec!["10.0.0.1", "10.0.0.2"]), ("IPv6", vec!["fd00::1"])] {
+            let groups = group(&service(), family, &pods, |_| None);
+            let (_, endpoints) = groups.values().next().unwrap();
+            let seen: Vec<&str> =
+                endpoints.iter().flat_map(|endpoint| &endpoint.addresses).map(String::as_str).collect();
+            assert_eq!(seen, expected, "{family}");
+        }
+    }
+
+    #[test]
+    fn a_terminating_pod_serves_and_is_not_ready_unless_all_are_published() {
+        let mut leaving = (*pod("1", true)).clone();
+        leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        let leaving = [Arc::new(leaving)];
+        for (publish, ready) in [(false, false), (true, true)] {
+            let mut service = service();
+            service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(publish);
+            let groups = group(&service, "IPv4", &leaving, |_| None);
+            let conditions = groups.values().next().unwrap().1[0].conditions.clone().unwrap();
+            assert_eq!(
+                (conditions.ready, conditions.serving, conditions.terminating),
+                (Some(ready), Some(true), Some(true))
+            );
+        }
     }
 
     #[test]

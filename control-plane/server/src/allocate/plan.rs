@@ -21,7 +21,7 @@ pub fn plan(allocators: &Allocators, new: &mut Value, old: Option<&Value>) -> Re
     let held_before = old.map(held).unwrap_or_default();
     let meta = |field: &str| new["metadata"][field].as_str().unwrap_or_default();
     let mut claims = Claims { owner: format!("{}/{}", meta("namespace"), meta("name")), ..Claims::default() };
-    let planned = ips(allocators, new, &held_before, &mut claims)
+    let planned = ips(allocators, new, old, &held_before, &mut claims)
         .and_then(|()| ports(allocators, new, &held_before, &mut claims));
     if let Err(refused) = planned {
         allocators.settle(&claims, false);
@@ -66,33 +66,26 @@ fn refuse(new: &Value, errors: &ErrorList) -> Status {
     status::invalid(SERVICE.0, SERVICE.1, name, errors)
 }
 
-/// The families of a service: what it says, or the server's first range.
-fn families(allocators: &Allocators, spec: &Value) -> Vec<String> {
-    let named: Vec<String> = spec["ipFamilies"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|f| f.as_str().map(str::to_owned))
-        .collect();
-    if !named.is_empty() {
-        return named;
-    }
-    let all = allocators.cidrs.iter().map(|cidr| family(cidr).to_owned());
-    let given = spec["clusterIPs"].as_array().and_then(|ips| ips.first()).and_then(Value::as_str);
-    if let Some(ip) = given.and_then(|ip| ip.parse::<IpAddr>().ok()) {
-        return vec![if ip.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned()];
-    }
-    let dual = matches!(spec["ipFamilyPolicy"].as_str(), Some("PreferDualStack" | "RequireDualStack"));
-    all.take(if dual { 2 } else { 1 }).collect()
+fn family(cidr: &IpNet) -> &'static str {
+    family_of(cidr.addr())
 }
 
-fn family(cidr: &IpNet) -> &'static str {
-    if matches!(cidr, IpNet::V4(_)) { "IPv4" } else { "IPv6" }
+fn family_of(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+fn other(family: &str) -> &'static str {
+    if family == "IPv4" { "IPv6" } else { "IPv4" }
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
 fn ips(
     allocators: &Allocators,
     new: &mut Value,
+    old: Option<&Value>,
     held_before: &[String],
     claims: &mut Claims,
 ) -> Result<(), Status> {
@@ -104,36 +97,20 @@ fn ips(
     {
         new["spec"]["clusterIP"] = first;
     }
-    if headless_without_selector(&new["spec"]) && new["spec"]["ipFamilyPolicy"].is_null() {
-        // Whoever writes the endpoints of such a Service may use any family.
-        let first = families(allocators, &new["spec"]).into_iter().next().unwrap_or_else(|| "IPv4".into());
-        let second = if first == "IPv4" { "IPv6" } else { "IPv4" };
-        new["spec"]["ipFamilies"] = json!([first, second]);
-        new["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
-        new["spec"]["clusterIPs"] = json!(["None"]);
+    if old.is_some_and(|old| prefers_as_before(&new["spec"], &old["spec"])) {
         return Ok(());
     }
-    if new["spec"]["ipFamilyPolicy"].is_null() {
-        new["spec"]["ipFamilyPolicy"] = "SingleStack".into();
-    }
-    let families = families(allocators, &new["spec"]);
-    dual_stack(allocators, new, &families)?;
-    new["spec"]["ipFamilies"] = json!(families);
+    families(allocators, new, old)?;
     if new["spec"]["clusterIP"].as_str() == Some("None") {
         new["spec"]["clusterIPs"] = json!(["None"]);
         return Ok(());
     }
-    let given: Vec<String> = match new["spec"]["clusterIPs"].as_array() {
-        Some(ips) if !ips.is_empty() => ips.iter().filter_map(|ip| ip.as_str().map(str::to_owned)).collect(),
-        _ => new["spec"]["clusterIP"]
-            .as_str()
-            .filter(|ip| !ip.is_empty())
-            .map(str::to_owned)
-            .into_iter()
-            .collect(),
-    };
+    let mut given = texts(&new["spec"]["clusterIPs"]);
+    if given.is_empty() {
+        given.extend(new["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty()).map(str::to_owned));
+    }
     let mut all = Vec::new();
-    for (i, family) in families.iter().enumerate() {
+    for (i, family) in texts(&new["spec"]["ipFamilies"]).iter().enumerate() {
         let ip = match given.get(i) {
             Some(ip) => {
                 name_ip(allocators, new, ip, &given, held_before, claims)?;
@@ -148,25 +125,100 @@ fn ips(
     Ok(())
 }
 
+/// A Service that prefers two families and whose addresses nobody touched: it is neither raised nor lowered when the
+/// cluster's own ranges have changed since.
+fn prefers_as_before(new: &Value, old: &Value) -> bool {
+    let prefers = |spec: &Value| spec["ipFamilyPolicy"] == "PreferDualStack";
+    let same = |field: &str| new[field] == old[field] && old[field].is_array();
+    prefers(new) && prefers(old) && new["type"] == old["type"] && same("clusterIPs") && same("ipFamilies")
+}
+
 fn headless_without_selector(spec: &Value) -> bool {
     spec["clusterIP"].as_str() == Some("None")
         && spec["selector"].as_object().is_none_or(serde_json::Map::is_empty)
 }
 
-/// Whether the families that are asked for can be had together.
-fn dual_stack(allocators: &Allocators, new: &Value, families: &[String]) -> Result<(), Status> {
-    let policy = new["spec"]["ipFamilyPolicy"].as_str().unwrap_or("SingleStack");
+/// Settles `ipFamilyPolicy` and `ipFamilies` from what the Service says, what it was and what the cluster has.
+fn families(allocators: &Allocators, new: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    if new["spec"]["ipFamilyPolicy"].is_null() {
+        let before = old.map(|old| old["spec"]["ipFamilyPolicy"].clone()).filter(|policy| !policy.is_null());
+        // Whoever writes the endpoints of a headless Service without selector may use any family.
+        let default =
+            if headless_without_selector(&new["spec"]) { "RequireDualStack" } else { "SingleStack" };
+        new["spec"]["ipFamilyPolicy"] = before.unwrap_or_else(|| json!(default));
+    }
+    let policy = new["spec"]["ipFamilyPolicy"].as_str().unwrap_or_default().to_owned();
+    let mut errors = ErrorList::new();
+    if let Some(old) = old {
+        lower(&mut new["spec"], &old["spec"], &policy, &mut errors);
+    }
     let path = Path::new("spec").child("ipFamilyPolicy");
-    if policy == "SingleStack" && families.len() > 1 {
-        let words = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified";
-        return Err(refuse(new, &vec![invalid(&path, &json!(policy), words)]));
+    if policy == "SingleStack" {
+        for (list, what) in [("clusterIPs", "cluster IPs"), ("ipFamilies", "IP families")] {
+            if new["spec"][list].as_array().is_some_and(|list| list.len() == 2) {
+                let words = format!(
+                    "must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"
+                );
+                errors.push(invalid(&path, &json!(policy), words));
+            }
+        }
     }
-    let headless = new["spec"]["clusterIP"].as_str() == Some("None");
-    if policy == "RequireDualStack" && !headless && allocators.cidrs.len() < 2 {
-        let words = "this cluster is not configured for dual-stack services";
-        return Err(refuse(new, &vec![invalid(&path, &json!(policy), words)]));
+    let configured: Vec<&str> = allocators.cidrs.iter().map(family).collect();
+    let mut families = texts(&new["spec"]["ipFamilies"]);
+    let given = texts(&new["spec"]["clusterIPs"]);
+    let ips = given.iter().map_while(|ip| ip.parse::<IpAddr>().ok());
+    for (i, family) in ips.map(family_of).enumerate().skip(families.len()) {
+        if configured.contains(&family) {
+            families.push(family.to_owned());
+        } else {
+            let path = Path::new("spec").child("clusterIPs").index(i);
+            errors.push(invalid(&path, &json!(given), format!("{family} is not configured on this cluster")));
+        }
     }
+    if !errors.is_empty() {
+        return Err(refuse(new, &errors));
+    }
+    let any = headless_without_selector(&new["spec"]);
+    if !any {
+        if policy == "RequireDualStack" && configured.len() < 2 {
+            let words = "this cluster is not configured for dual-stack services";
+            errors.push(invalid(&path, &json!(policy), words));
+        }
+        for (i, family) in families.iter().enumerate().filter(|(_, f)| !configured.contains(&f.as_str())) {
+            let path = Path::new("spec").child("ipFamilies").index(i);
+            errors.push(invalid(&path, &json!(family), "not configured on this cluster"));
+        }
+        if !errors.is_empty() {
+            return Err(refuse(new, &errors));
+        }
+    }
+    if families.is_empty() {
+        families.extend(configured.first().map(|family| (*family).to_owned()));
+    }
+    if policy != "SingleStack"
+        && (any || configured.len() == 2)
+        && let [only] = families.as_slice()
+    {
+        families.push(other(only).to_owned());
+    }
+    new["spec"]["ipFamilies"] = json!(families);
     Ok(())
+}
+
+/// An update to one family gives up the second address; with any other policy it must not be given up.
+fn lower(new: &mut Value, old: &Value, policy: &str, errors: &mut ErrorList) {
+    let path = Path::new("spec").child("ipFamilyPolicy");
+    for (field, what) in [("clusterIPs", "cluster IP"), ("ipFamilies", "IP family")] {
+        let (before, after) = (texts(&old[field]), texts(&new[field]));
+        if policy == "SingleStack" {
+            if after.len() > 1 && before == after {
+                new[field] = json!(after[..1]);
+            }
+        } else if !after.is_empty() && after.len() < before.len() && before.starts_with(&after) {
+            let words = format!("must be 'SingleStack' to release the secondary {what}");
+            errors.push(invalid(&path, &json!(policy), words));
+        }
+    }
 }
 
 /// Claims an address that the Service names.
@@ -187,9 +239,7 @@ fn name_ip(
     let fails = |why: String| {
         refuse(new, &vec![invalid(&path, &json!(given), format!("failed to allocate IP {text}: {why}"))])
     };
-    let Some(cidr) =
-        allocators.cidrs.iter().find(|cidr| family(cidr) == if ip.is_ipv4() { "IPv4" } else { "IPv6" })
-    else {
+    let Some(cidr) = allocators.cidrs.iter().find(|cidr| family(cidr) == family_of(ip)) else {
         return Err(fails("no range of this family is configured".into()));
     };
     if !cidr.contains(&ip) || ip == cidr.network() || (ip.is_ipv4() && ip == cidr.broadcast()) {
@@ -391,6 +441,152 @@ mod tests {
         let claims = plan(&all, &mut new, Some(&old)).unwrap();
         assert_eq!((claims.take.len(), claims.release.len()), (0, 1));
         assert_eq!(new["spec"]["clusterIP"], old["spec"]["clusterIP"]);
+    }
+
+    fn dual() -> Allocators {
+        Allocators::new(
+            vec!["10.96.0.0/24".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+            30000..=30003,
+        )
+    }
+
+    /// Families and number of addresses that a Service gets, or the words of its refusal.
+    #[track_caller]
+    fn check_families(all: &Allocators, spec: Value, old: Option<Value>, expected: Result<&[&str], &str>) {
+        let shown = format!("{spec} after {old:?}");
+        let mut new = service(spec);
+        match (plan(all, &mut new, old.map(service).as_ref()), expected) {
+            (Ok(claims), Ok(families)) => {
+                assert_eq!(new["spec"]["ipFamilies"], json!(families), "{shown}");
+                let ips = texts(&new["spec"]["clusterIPs"]);
+                if ips != ["None"] {
+                    let of: Vec<&str> = ips.iter().map(|ip| family_of(ip.parse().unwrap())).collect();
+                    assert_eq!(of, families, "{shown}");
+                    assert_eq!(new["spec"]["clusterIP"], json!(ips[0]), "{shown}");
+                }
+                all.settle(&claims, false);
+            }
+            (Err(refused), Err(words)) => assert!(refused.message().contains(words), "{shown}: {refused}"),
+            (seen, _) => panic!("{shown}: {seen:?}"),
+        }
+    }
+
+    #[test]
+    fn families_follow_policy_addresses_and_the_clusters_ranges() {
+        let (one, two) = (allocators(), dual());
+        let both: Result<&[&str], &str> = Ok(&["IPv4", "IPv6"]);
+        let four: Result<&[&str], &str> = Ok(&["IPv4"]);
+        let six: Result<&[&str], &str> = Ok(&["IPv6"]);
+        let selector = json!({"a": "b"});
+        for (all, spec, expected) in [
+            (&one, json!({}), four),
+            (&one, json!({"ipFamilyPolicy": "PreferDualStack"}), four),
+            (&one, json!({"ipFamilyPolicy": "RequireDualStack"}), Err("not configured for dual-stack")),
+            (
+                &one,
+                json!({"ipFamilies": ["IPv6"]}),
+                Err("spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured"),
+            ),
+            (
+                &one,
+                json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1"]}),
+                Err("IPv6 is not configured on this cluster"),
+            ),
+            (&one, json!({"clusterIP": "None", "clusterIPs": ["None"]}), both),
+            (&one, json!({"clusterIP": "None", "clusterIPs": ["None"], "selector": selector}), four),
+            (&two, json!({}), four),
+            (&two, json!({"ipFamilies": ["IPv6"]}), six),
+            (&two, json!({"ipFamilyPolicy": "PreferDualStack"}), both),
+            (
+                &two,
+                json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}),
+                Ok(&["IPv6", "IPv4"]),
+            ),
+            (&two, json!({"clusterIP": "fd00:96::9", "clusterIPs": ["fd00:96::9"]}), six),
+            (
+                &two,
+                json!({"ipFamilyPolicy": "PreferDualStack", "clusterIP": "fd00:96::9", "clusterIPs": ["fd00:96::9"]}),
+                Ok(&["IPv6", "IPv4"]),
+            ),
+            (
+                &two,
+                json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]}),
+                Err("when multiple IP families are specified"),
+            ),
+            (
+                &two,
+                json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00:96::9"]}),
+                Err("when multiple cluster IPs are specified"),
+            ),
+            (
+                &two,
+                json!({"clusterIP": "None", "clusterIPs": ["None"], "selector": selector, "ipFamilyPolicy": "PreferDualStack"}),
+                both,
+            ),
+        ] {
+            check_families(all, spec, None, expected);
+        }
+    }
+
+    #[test]
+    fn an_update_raises_and_lowers_a_service_and_gives_back_the_second_address() {
+        let all = dual();
+        let single = || json!({"ipFamilyPolicy": "SingleStack", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ipFamilies": ["IPv4"]});
+        let double = |policy: &str| {
+            json!({"ipFamilyPolicy": policy, "clusterIP": "10.96.0.9",
+                "clusterIPs": ["10.96.0.9", "fd00:96::9"], "ipFamilies": ["IPv4", "IPv6"]})
+        };
+        let with = |mut spec: Value, field: &str, value: Value| {
+            spec[field] = value;
+            spec
+        };
+        let both: Result<&[&str], &str> = Ok(&["IPv4", "IPv6"]);
+        for (spec, old, expected) in [
+            (with(single(), "ipFamilyPolicy", json!("PreferDualStack")), single(), both),
+            (with(single(), "ipFamilyPolicy", json!("RequireDualStack")), single(), both),
+            (
+                with(double("RequireDualStack"), "ipFamilyPolicy", json!("SingleStack")),
+                double("RequireDualStack"),
+                Ok(&["IPv4"]),
+            ),
+            // The cluster grew a second range: what prefers two and has one stays as it is.
+            (
+                with(single(), "ipFamilyPolicy", json!("PreferDualStack")),
+                with(single(), "ipFamilyPolicy", json!("PreferDualStack")),
+                Ok(&["IPv4"]),
+            ),
+            (
+                with(double("PreferDualStack"), "clusterIPs", json!(["10.96.0.9"])),
+                double("PreferDualStack"),
+                Err("must be 'SingleStack' to release the secondary cluster IP"),
+            ),
+            (
+                with(double("PreferDualStack"), "ipFamilies", json!(["IPv4"])),
+                double("PreferDualStack"),
+                Err("must be 'SingleStack' to release the secondary IP family"),
+            ),
+            (
+                json!({"type": "ClusterIP", "ipFamilyPolicy": "PreferDualStack"}),
+                json!({"type": "ExternalName"}),
+                both,
+            ),
+        ] {
+            check_families(&all, spec, Some(old), expected);
+        }
+        let mut lowered = service(with(double("PreferDualStack"), "ipFamilyPolicy", json!("SingleStack")));
+        let claims = plan(&all, &mut lowered, Some(&service(double("PreferDualStack")))).unwrap();
+        assert_eq!(claims.release, [ip_key("fd00:96::9".parse().unwrap())]);
+    }
+
+    #[test]
+    fn a_load_balancer_without_node_ports_gets_none_but_keeps_those_it_names() {
+        let all = allocators();
+        let ports = json!([{"port": 1}, {"port": 2, "nodePort": 30002}]);
+        let mut new =
+            service(json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": ports}));
+        plan(&all, &mut new, None).unwrap();
+        assert!(new["spec"]["ports"][0]["nodePort"].is_null());
+        assert_eq!(new["spec"]["ports"][1]["nodePort"], 30002);
     }
 
     #[test]

@@ -102,7 +102,13 @@ pub fn sandbox(pod: &Pod, parts: SandboxParts<'_>) -> Result<ContainerCreateBody
     all.insert(labels::RESTART_COUNT.to_owned(), parts.attempt.to_string());
     all.insert(labels::GRACE_SECONDS.to_owned(), parts.grace.to_string());
     all.insert(labels::HOST_NETWORK.to_owned(), host_network.to_string());
-    let sysctls = security::sysctls(&spec)?;
+    let mut sysctls = security::sysctls(&spec)?;
+    if !host_network && parts.args.node_ip.iter().any(|address| address.is_ipv6()) {
+        // Docker switches IPv6 off where it makes no IPv6 network itself; here the CNI plugin does.
+        sysctls.extend(
+            ["all", "default"].map(|scope| (format!("net.ipv6.conf.{scope}.disable_ipv6"), "0".to_owned())),
+        );
+    }
     let host = HostConfig {
         network_mode: Some(if host_network { parts.args.host_network_mode() } else { "none".to_owned() }),
         ipc_mode: Some(if spec.host_ipc == Some(true) { "host" } else { "shareable" }.to_owned()),

@@ -8,8 +8,8 @@ use crate::quantity;
 /// What a pod is told about the node and itself that its spec does not say.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
-    /// The node's address.
-    pub host_ip: String,
+    /// The node's addresses, the primary one first.
+    pub host_ips: Vec<String>,
     /// The pod's addresses, once it has them.
     pub pod_ips: Vec<String>,
     /// CPU the node gives to pods, in thousandths.
@@ -89,7 +89,8 @@ pub fn field(pod: &Pod, path: &str, around: &Surroundings) -> Result<String, Err
         "spec.serviceAccountName" => {
             spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default()
         }
-        "status.hostIP" | "status.hostIPs" => around.host_ip.clone(),
+        "status.hostIP" => around.host_ips.first().cloned().unwrap_or_default(),
+        "status.hostIPs" => around.host_ips.join(","),
         "status.podIP" => around.pod_ips.first().cloned().unwrap_or_default(),
         "status.podIPs" => around.pod_ips.join(","),
         _ => return Err(Error::Field(path.to_owned())),
@@ -170,7 +171,7 @@ mod tests {
     #[test]
     fn fields_read_as_upstream_writes_them() {
         let around = Surroundings {
-            host_ip: "10.0.0.1".to_owned(),
+            host_ips: vec!["10.0.0.1".to_owned(), "fd00::a".to_owned()],
             pod_ips: vec!["10.244.0.2".to_owned(), "fd00::2".to_owned()],
             ..Default::default()
         };
@@ -184,6 +185,7 @@ mod tests {
             ("status.podIP", Ok("10.244.0.2")),
             ("status.podIPs", Ok("10.244.0.2,fd00::2")),
             ("status.hostIP", Ok("10.0.0.1")),
+            ("status.hostIPs", Ok("10.0.0.1,fd00::a")),
             ("status.phase", Err(Error::Field("status.phase".to_owned()))),
         ] {
             assert_eq!(field(&pod(), path, &around), expected.map(str::to_owned), "{path}");

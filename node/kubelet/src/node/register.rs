@@ -213,13 +213,23 @@ impl Registrar {
 
     async fn write(&self, status: &NodeStatus) -> Result<Node, kube::Error> {
         let api = self.api();
-        let patch = Patch::Strategic(json!({ "status": status }));
+        let patch = Patch::Strategic(patch(status));
         match api.patch_status(&self.args.node_name, &PatchParams::default(), &patch).await {
             // Someone deleted the object: the node comes back as upstream's does.
             Err(kube::Error::Api(answer)) if answer.code == 404 => self.try_register().await,
             other => other,
         }
     }
+}
+
+/// The patch that writes a status. Addresses are merged by their type, of which a node with two families has one twice:
+/// they must be replaced as a whole (kubernetes/kubernetes#79391).
+fn patch(status: &NodeStatus) -> Value {
+    let mut patch = json!({ "status": status });
+    if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
+        addresses.push(json!({"$patch": "replace"}));
+    }
+    patch
 }
 
 /// Tells when the node becomes ready or stops being so.
@@ -262,6 +272,16 @@ fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
 mod tests {
     use super::*;
     use k8s_openapi::jiff::Timestamp;
+
+    #[test]
+    fn addresses_of_one_type_are_written_as_a_whole() {
+        let address = |ip: &str| NodeAddress { type_: "InternalIP".to_owned(), address: ip.to_owned() };
+        let addresses = Some(vec![address("10.0.0.1"), address("fd00::1")]);
+        let written = patch(&NodeStatus { addresses, ..Default::default() });
+        assert_eq!(written["status"]["addresses"].as_array().map(Vec::len), Some(3));
+        assert_eq!(written["status"]["addresses"][2], json!({"$patch": "replace"}));
+        assert!(patch(&NodeStatus::default())["status"]["addresses"].is_null());
+    }
 
     #[test]
     fn heartbeats_alone_are_no_difference() {

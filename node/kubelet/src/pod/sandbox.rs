@@ -151,13 +151,17 @@ pub fn pod_network(pod: &Pod, sandbox: &Instance) -> PodNetwork {
     }
 }
 
+/// Limits of bandwidth that make sense, in bits per second: upstream's.
+const MIN_RATE: i64 = 1_000;
+const MAX_RATE: i64 = 1_000_000_000_000_000;
+
 /// The bandwidth capability from the pod's annotations, in bits per second.
 fn bandwidth(pod: &Pod) -> Option<Value> {
     let limit = |direction: &str| {
         let annotations = pod.metadata.annotations.as_ref()?;
         let text = annotations.get(&format!("kubernetes.io/{direction}-bandwidth"))?;
         let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.clone());
-        crate::quantity::units(&quantity).filter(|rate| *rate > 0)
+        crate::quantity::units(&quantity).filter(|rate| (MIN_RATE..=MAX_RATE).contains(rate))
     };
     let mut out = serde_json::Map::new();
     for direction in ["ingress", "egress"] {
@@ -188,16 +192,23 @@ pub async fn attach(shared: &Shared, pod: &Pod, sandbox: &Instance) -> Result<Ve
     if on_host_network(pod) {
         return Ok(shared.args.node_ip.clone());
     }
-    if let Some(addresses) = shared.cni.attached(&sandbox.id) {
+    if let Some(addresses) = attached(shared, sandbox) {
         return Ok(addresses);
     }
     let network = pod_network(pod, sandbox);
     let owner = body::owner_of(pod);
-    shared.cni.add(network).await.map_err(|source| Error::Network {
+    let added = shared.cni.add(network).await.map_err(|source| Error::Network {
         sandbox: sandbox.id.clone(),
         pod: format!("{}_{}", owner.name, owner.namespace),
         source: Box::new(source),
-    })
+    })?;
+    Ok(shared.args.in_order(added))
+}
+
+/// Addresses of a sandbox that has its network already.
+#[must_use]
+pub fn attached(shared: &Shared, sandbox: &Instance) -> Option<Vec<IpAddr>> {
+    shared.cni.attached(&sandbox.id).map(|addresses| shared.args.in_order(addresses))
 }
 
 /// Detaches and removes one sandbox.
@@ -284,5 +295,20 @@ mod tests {
         );
         assert_eq!(network.bandwidth, Some(json!({"ingressRate": 10_000_000, "ingressBurst": i32::MAX})));
         assert_eq!(netns(&sandbox(Phase::Exited)), "");
+        for (rate, expected) in [
+            ("1", None),
+            ("999", None),
+            ("1k", Some(1_000)),
+            ("1P", Some(MAX_RATE)),
+            ("2P", None),
+            ("x", None),
+        ] {
+            let mut limited = pod.clone();
+            let annotations = limited.metadata.annotations.get_or_insert_default();
+            annotations.clear();
+            annotations.insert("kubernetes.io/egress-bandwidth".to_owned(), rate.to_owned());
+            let seen = bandwidth(&limited).and_then(|limits| limits["egressRate"].as_i64());
+            assert_eq!(seen, expected, "{rate}");
+        }
     }
 }

@@ -602,7 +602,7 @@ impl Worker {
         } else {
             self.addresses.clone()
         };
-        let hosts: Vec<String> = self.shared.args.node_ip.iter().map(ToString::to_string).collect();
+        let hosts = self.shared.args.host_ips();
         let status = status::compute(&status::View {
             pod: &self.pod,
             runtime,
@@ -688,8 +688,10 @@ impl Worker {
     async fn try_wind_up(&mut self, order: &Order) -> Result<Ended, sandbox::Error> {
         let mut runtime = self.runtime().await?;
         if self.addresses.is_empty() {
-            let found =
-                runtime.sandbox().and_then(|found| self.shared.cni.attached(&found.id)).unwrap_or_default();
+            let found = runtime
+                .sandbox()
+                .and_then(|found| sandbox::attached(&self.shared, found))
+                .unwrap_or_default();
             self.addresses = found.iter().map(ToString::to_string).collect();
         }
         self.probes.only_readiness();
