@@ -4,6 +4,7 @@
 //! test -p fairlead-tests --test cluster` uses the one that `cargo xtask up` made.
 
 mod bad_input;
+mod dns;
 mod dual_stack;
 mod harness;
 mod kubectl;

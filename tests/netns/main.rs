@@ -20,7 +20,8 @@ use std::{
 use fairlead_cni::netlink;
 use fairlead_dataplane::{
     bpf,
-    maps::{Observed, carry},
+    inspect::{self, Inspect, ServiceCommand},
+    maps::{Observed, carry, table::Table},
     model::{Change, Key, NamedPort, Protocol, Service, ServicePort},
 };
 use serde_json::json;
@@ -459,6 +460,37 @@ fn a_health_check_port_says_whether_this_node_has_backends() {
         assert!(answer.starts_with(expected), "node {node}: {answer}");
         assert!(answer.contains(&format!("x-load-balancing-endpoint-weight: {}\r\n", 1 - node)), "{answer}");
     }
+}
+
+#[test]
+fn status_names_every_difference_between_maps_and_api() {
+    let mut world = World::dual();
+    let web = world.pod(0, "one", "web", &[("app", "web")]);
+    world.service("web", "10.96.0.74,fd00:96::74", Protocol::Tcp, 30074, 8080, &[&web]);
+    let from = json!({"from": [{"podSelector": {}}, {"ipBlock": {"cidr": "192.0.2.0/24"}}]});
+    world.policy("one", "p", json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [from]}));
+    let settings = world.nodes[0].settings.clone();
+    let look = |what: &Inspect| inspect::run(what, &settings.pins, &settings.run_dir).expect("the maps");
+    let service = |name: &str| Inspect::Service(ServiceCommand::Get { name: name.to_owned() });
+    assert!(look(&Inspect::Status), "what was written is what is wanted");
+    assert!(look(&Inspect::Service(ServiceCommand::List)) && look(&service("one/web")));
+    let directory = carry::directory(&settings.pins, fairlead_abi::ABI_VERSION);
+    let entries = inspect::read(&directory).expect("the maps").entries;
+    assert!(entries.iter().any(|entry| entry.key == "10.96.0.74:80/tcp"), "{entries:?}");
+    // Somebody else takes a frontend out.
+    let services: Table<fairlead_abi::ServiceKey, fairlead_abi::Service> =
+        Table::open(&directory, fairlead_abi::map::SERVICES).expect("the map");
+    let key = fairlead_abi::ServiceKey {
+        addr: address("10.96.0.74").into(),
+        port: fairlead_abi::Be16::new(80),
+        proto: 6,
+        _pad: 0,
+    };
+    services.remove(&key).expect("it was there");
+    assert!(!look(&Inspect::Status) && !look(&service("one/web")), "a frontend is missing");
+    assert!(look(&service("one/other")), "which is not this one's");
+    world.kill(0);
+    assert!(!look(&Inspect::Status), "without the agent nothing can be compared");
 }
 
 #[test]

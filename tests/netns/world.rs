@@ -225,6 +225,7 @@ impl World {
                 pod_cidrs: node.pod_cidrs.clone(),
                 addresses: if dual { vec![node.address, node.v6] } else { vec![node.address] },
                 zone: String::new(),
+                balances: true,
             }));
         }
         for namespace in ["one", "two"] {
@@ -269,6 +270,7 @@ impl World {
             load_balancing: Algorithm::RoundRobin,
             node_ports: NodePorts::Everywhere,
             direct: Vec::new(),
+            announce: true,
             metrics_address: "127.0.0.1:9962".parse().expect("an address"),
             install_cni: true,
         };

@@ -41,6 +41,12 @@ pub fn run(steps: &Steps, cluster: &Cluster) -> anyhow::Result<ExitCode> {
         }
         Ok(())
     })?;
+    steps.run("demo: the Service's name", || {
+        for client in &clients {
+            lines.push(by_name(client, &address)?);
+        }
+        Ok(())
+    })?;
     steps.run("demo: NodePort from outside", || {
         for i in 0..cluster.nodes {
             lines.push(from_outside(cluster, i)?);
@@ -144,6 +150,20 @@ fn through_service(client: &Client, address: &str) -> anyhow::Result<Line> {
             backends(&http)
         ),
         fits: count(&http, "ok") == REQUESTS && count(&udp, "ok") == REQUESTS && backends(&http) == 4,
+    })
+}
+
+/// The Service's address as a pod of another namespace finds it.
+fn by_name(client: &Client, address: &str) -> anyhow::Result<Line> {
+    let seen = wait("DNS to answer", Duration::from_secs(20), || {
+        output(&mut command(&["docker", "exec", &client.container, "toolbox", "dig", "--search", "web.demo"]))
+    })?;
+    let expected = format!("web.demo.svc.cluster.local. 5 A {address}");
+    Ok(Line {
+        what: format!("DNS: web.demo from {}/client on {}", client.namespace, client.node),
+        seen: seen.lines().nth(1).unwrap_or_default().to_owned(),
+        fits: seen.lines().any(|line| line == expected),
+        expected,
     })
 }
 

@@ -1,4 +1,4 @@
-//! The node's one binary: `fairlead-node kubelet` and `fairlead-node dataplane`.
+//! The node's one binary: `fairlead-node kubelet`, `fairlead-node dataplane` and `fairlead-node dns`.
 
 use std::process::ExitCode;
 
@@ -19,8 +19,18 @@ struct Cli {
 enum Part {
     /// Runs the Pods bound to this node on Docker Engine.
     Kubelet(fairlead_kubelet::Args),
-    /// Keeps the node's eBPF programs and maps in step with the API.
-    Dataplane(fairlead_dataplane::Args),
+    /// Keeps the node's eBPF programs and maps in step with the API; with a command, looks at them.
+    Dataplane(Dataplane),
+    /// Answers the cluster's names, and asks upstream servers for all others.
+    Dns(fairlead_dns::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct Dataplane {
+    #[command(flatten)]
+    args: fairlead_dataplane::Args,
+    #[command(subcommand)]
+    inspect: Option<fairlead_dataplane::inspect::Inspect>,
 }
 
 fn main() -> ExitCode {
@@ -32,10 +42,26 @@ fn main() -> ExitCode {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
+    if let Part::Dataplane(Dataplane { args, inspect: Some(what) }) = &cli.part {
+        return inspect(args, what);
+    }
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Looks at the maps of this node; fails when they are not as the API wants them.
+fn inspect(args: &fairlead_dataplane::Args, what: &fairlead_dataplane::inspect::Inspect) -> ExitCode {
+    let pins = fairlead_dataplane::settings::pins(&args.bpffs);
+    match fairlead_dataplane::inspect::run(what, &pins, &args.run_dir) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -63,7 +89,10 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         tokio::spawn(cancel_on_signal(shutdown.clone()));
         match cli.part {
             Part::Kubelet(args) => fairlead_kubelet::run(args, shutdown).await.context("kubelet"),
-            Part::Dataplane(args) => fairlead_dataplane::run(args, shutdown).await.context("dataplane"),
+            Part::Dataplane(Dataplane { args, .. }) => {
+                fairlead_dataplane::run(args, shutdown).await.context("dataplane")
+            }
+            Part::Dns(args) => fairlead_dns::run(args, shutdown).await.context("dns"),
         }
     })
 }

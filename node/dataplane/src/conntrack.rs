@@ -28,7 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 pub const QUEUE: usize = 1024;
 
 /// From this part on (in percent), the kernel may give up flows that have not expired.
-const PRESSURE: u64 = 80;
+const PRESSURE: u64 = crate::pressure::FULL;
 
 /// Works until `shutdown` is cancelled.
 pub async fn collect(status: Arc<Status>, mut gone: mpsc::Receiver<Vec<Gone>>, shutdown: CancellationToken) {

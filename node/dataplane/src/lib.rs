@@ -4,17 +4,20 @@
 //! writes them; [`link`] loads and pins programs; [`engine`] holds all of it and takes changes in order; [`server`]
 //! answers the CNI plugin.
 
+pub mod announce;
 pub mod bpf;
 pub mod conntrack;
 pub mod endpoints;
 pub mod engine;
 pub mod flow;
+pub mod inspect;
 pub mod install;
 pub mod link;
 pub mod maps;
 pub mod model;
 pub mod overlay;
 pub mod policy;
+pub mod pressure;
 pub mod server;
 pub mod service;
 pub mod settings;
@@ -86,7 +89,9 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<(), Error> {
     // Informers stop with the engine, however that ends.
     let stop = shutdown.child_token();
     let informers = tokio::spawn(watch::watch_all(client.clone(), node, sender.clone(), stop.clone()));
-    let outcome = run_with(settings, sender, receiver, Arc::new(client), Arc::default(), shutdown).await;
+    let status: Arc<Status> = Arc::default();
+    tokio::spawn(pressure::watch(client.clone(), settings.node_name.clone(), status.clone(), stop.clone()));
+    let outcome = run_with(settings, sender, receiver, Arc::new(client), status, shutdown).await;
     stop.cancel();
     // It ends by the token; that it was cancelled is no error.
     let _ = informers.await;
@@ -143,9 +148,14 @@ pub async fn run_with(
     let (sweeper, gone) = mpsc::channel(conntrack::QUEUE);
     status.sweep_by(sweeper);
     tokio::spawn(conntrack::collect(status.clone(), gone, stop.clone()));
+    if settings.announce {
+        tokio::spawn(announce::run(status.clone(), sender.clone(), stop.clone()));
+    }
     tokio::spawn(service::health::serve(status.checks(), status.clone(), stop.clone()));
     let socket = settings.run_dir.join(fairlead_cni::protocol::SOCKET);
+    let inspection = settings.run_dir.join(inspect::SOCKET);
     tokio::select! {
+        outcome = inspect::serve(inspection, sender.clone(), stop.clone()) => outcome,
         outcome = engine.run(receiver, stop.clone()) => outcome,
         outcome = server::serve(socket, sender, pods, stop.clone()) => outcome,
         outcome = status::serve(settings.metrics_address, status, stop.clone()) => outcome,

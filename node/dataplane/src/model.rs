@@ -157,6 +157,9 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Its topology zone; empty when it has none.
     pub zone: String,
+    /// Whether it may answer for load balancers: it is Ready and not labelled
+    /// `node.kubernetes.io/exclude-from-external-load-balancers`.
+    pub balances: bool,
 }
 
 impl Node {

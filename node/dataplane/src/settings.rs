@@ -1,6 +1,9 @@
 //! Command-line flags of `fairlead-node dataplane` and their checked form.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
 use ipnet::IpNet;
@@ -24,7 +27,7 @@ pub enum OverlayMode {
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     /// Name of this node's Node object.
-    #[arg(long, env = "NODE_NAME")]
+    #[arg(long, env = "NODE_NAME", default_value = "")]
     pub node_name: String,
     /// eBPF object with all programs.
     #[arg(long, default_value = "/usr/lib/fairlead/programs.o")]
@@ -72,6 +75,10 @@ pub struct Args {
     /// Destinations outside the cluster that pods reach with their own address. Can be given more than once.
     #[arg(long, env = "FAIRLEAD_NON_MASQUERADE_CIDR", value_delimiter = ',')]
     pub non_masquerade_cidr: Vec<IpNet>,
+    /// Whether addresses of load balancers that lie in the uplink's own network are answered for by ARP and neighbour
+    /// discovery, each by one node.
+    #[arg(long, env = "FAIRLEAD_ANNOUNCE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub announce_load_balancers: bool,
     /// Where /metrics and /healthz are served; port 0 chooses a free one.
     #[arg(long, default_value = "127.0.0.1:9962")]
     pub metrics_address: SocketAddr,
@@ -115,6 +122,8 @@ pub struct Settings {
     pub node_ports: NodePorts,
     /// Destinations outside the cluster that pods reach with their own address.
     pub direct: Vec<IpNet>,
+    /// Whether addresses of load balancers are answered for.
+    pub announce: bool,
     /// Where /metrics and /healthz are served.
     pub metrics_address: SocketAddr,
     /// Whether the CNI configuration and plugin are written when the dataplane is ready.
@@ -134,7 +143,7 @@ impl Args {
         Ok(Settings {
             node_name: self.node_name,
             bpf_object: self.bpf_object,
-            pins: self.bpffs.join("fairlead"),
+            pins: pins(&self.bpffs),
             run_dir: self.run_dir,
             cni_conf_dir: self.cni_conf_dir,
             cni_bin_dir: self.cni_bin_dir,
@@ -148,10 +157,17 @@ impl Args {
             load_balancing: self.load_balancing,
             node_ports: node_ports(&self.nodeport_addresses)?,
             direct: self.non_masquerade_cidr.iter().map(IpNet::trunc).collect(),
+            announce: self.announce_load_balancers,
             metrics_address: self.metrics_address,
             install_cni: true,
         })
     }
+}
+
+/// Where everything of a node is pinned in its bpffs.
+#[must_use]
+pub fn pins(bpffs: &Path) -> PathBuf {
+    bpffs.join("fairlead")
 }
 
 /// Reads --nodeport-addresses.

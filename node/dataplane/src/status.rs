@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
+    announce::Claims,
     maps::{Fill, MapError, Maps, Observed},
     model::Key,
     policy::Rules,
@@ -42,6 +43,7 @@ pub struct Status {
     latency: Histogram,
     observed: OnceLock<Observed>,
     checks: watch::Sender<Checks>,
+    claims: watch::Sender<Claims>,
     gone: OnceLock<mpsc::Sender<Vec<Gone>>>,
     conntrack_evictions: AtomicU64,
     /// Drop records that were not logged because too many came at once.
@@ -80,6 +82,7 @@ impl Default for Status {
             latency: Histogram::new(buckets),
             observed: OnceLock::new(),
             checks: watch::Sender::new(Checks::new()),
+            claims: watch::Sender::new(Claims::default()),
             gone: OnceLock::new(),
             conntrack_evictions: AtomicU64::new(0),
             unlogged: AtomicU64::new(0),
@@ -118,6 +121,21 @@ impl Status {
     /// Health check ports have changed.
     pub fn set_checks(&self, checks: Checks) {
         self.checks.send_replace(checks);
+    }
+
+    /// What this node may announce, as it changes.
+    #[must_use]
+    pub fn claims(&self) -> watch::Receiver<Claims> {
+        self.claims.subscribe()
+    }
+
+    /// What this node may announce has perhaps changed.
+    pub fn set_claims(&self, claims: Claims) {
+        self.claims.send_if_modified(|known| {
+            let changed = *known != claims;
+            *known = claims;
+            changed
+        });
     }
 
     /// Where backends go that datagrams must not be sent to any more.

@@ -215,6 +215,14 @@ struct NodeSpec {
 #[serde(default)]
 struct NodeStatus {
     addresses: Vec<AddressField>,
+    conditions: Vec<ConditionField>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ConditionField {
+    r#type: String,
+    status: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -425,6 +433,8 @@ impl Watched for NodeObject {
             name: self.name_any().into(),
             pod_cidrs,
             addresses: addresses_of(of_type("InternalIP").chain(of_type("ExternalIP"))),
+            balances: self.status.conditions.iter().any(|c| c.r#type == "Ready" && c.status == "True")
+                && !self.labels().contains_key("node.kubernetes.io/exclude-from-external-load-balancers"),
             zone: self.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default(),
         })
     }

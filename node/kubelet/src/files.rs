@@ -6,9 +6,11 @@ use k8s_openapi::api::core::v1::{Pod, PodDNSConfig};
 
 use crate::docker::body::hostname;
 
-/// Most search domains and their summed length that resolvers take.
+/// Most search domains, and most octets of the line they make, that resolvers take.
 const MAX_SEARCH: usize = 32;
 const MAX_SEARCH_LENGTH: usize = 2048;
+/// Longest search domain; glibc 2.28 ends programs over longer ones.
+const MAX_SEARCH_DOMAIN: usize = 253;
 /// Most name servers that resolvers take.
 const MAX_NAMESERVERS: usize = 3;
 
@@ -65,8 +67,12 @@ impl Resolver {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") => out.nameservers.extend(words.next().map(str::to_owned)),
-                Some("search") => out.search = words.map(str::to_owned).collect(),
-                Some("options") => out.options = words.map(str::to_owned).collect(),
+                // The last line counts; the root adds nothing, and a dot at the end makes no other domain.
+                Some("search") => {
+                    let domains = words.filter(|word| *word != ".");
+                    out.search = domains.map(|word| word.trim_end_matches('.').to_owned()).collect();
+                }
+                Some("options") => out.options.extend(words.map(str::to_owned)),
                 _ => {}
             }
         }
@@ -90,9 +96,25 @@ impl Resolver {
     }
 }
 
-/// What a pod's `dnsPolicy` and `dnsConfig` make of the node's and the cluster's resolvers.
+/// What an event says about a pod's resolver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// The event's reason, upstream's.
+    pub reason: &'static str,
+    /// Its message, upstream's.
+    pub message: String,
+}
+
+/// What a pod's `dnsPolicy` and `dnsConfig` make of the node's and the cluster's resolvers, and what its owner should
+/// hear about it.
 #[must_use]
-pub fn resolver(pod: &Pod, node: &Resolver, cluster_dns: &[IpAddr], cluster_domain: &str) -> Resolver {
+pub fn resolver(
+    pod: &Pod,
+    node: &Resolver,
+    cluster_dns: &[IpAddr],
+    cluster_domain: &str,
+) -> (Resolver, Vec<Remark>) {
+    let mut remarks = Vec::new();
     let spec = pod.spec.as_ref();
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let host_network = spec.and_then(|spec| spec.host_network) == Some(true);
@@ -101,6 +123,16 @@ pub fn resolver(pod: &Pod, node: &Resolver, cluster_dns: &[IpAddr], cluster_doma
         "ClusterFirstWithHostNet" => true,
         _ => false,
     };
+    if cluster && cluster_dns.is_empty() {
+        let metadata = &pod.metadata;
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        let message = format!(
+            "pod: \"{name}_{namespace}({uid})\". kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy."
+        );
+        remarks.push(Remark { reason: "MissingClusterDNS", message });
+    }
     let mut out = match policy {
         "None" => Resolver::default(),
         // Without a cluster DNS server upstream falls back to the node's.
@@ -112,7 +144,11 @@ pub fn resolver(pod: &Pod, node: &Resolver, cluster_dns: &[IpAddr], cluster_doma
                 format!("svc.{cluster_domain}"),
                 cluster_domain.to_owned(),
             ];
-            search.extend(node.search.iter().filter(|domain| *domain != ".").cloned());
+            for domain in &node.search {
+                if !search.contains(domain) {
+                    search.push(domain.clone());
+                }
+            }
             Resolver {
                 nameservers: cluster_dns.iter().map(ToString::to_string).collect(),
                 search,
@@ -123,8 +159,8 @@ pub fn resolver(pod: &Pod, node: &Resolver, cluster_dns: &[IpAddr], cluster_doma
     if let Some(extra) = spec.and_then(|spec| spec.dns_config.as_ref()) {
         merge(&mut out, extra);
     }
-    bound(&mut out);
-    out
+    bound(&mut out, &mut remarks);
+    (out, remarks)
 }
 
 fn merge(into: &mut Resolver, extra: &PodDNSConfig) {
@@ -147,17 +183,30 @@ fn merge(into: &mut Resolver, extra: &PodDNSConfig) {
     }
 }
 
-fn bound(resolver: &mut Resolver) {
-    resolver.nameservers.truncate(MAX_NAMESERVERS);
-    let mut seen = Vec::new();
-    let mut length = 0;
-    for domain in &resolver.search {
-        length += domain.len() + 1;
-        if seen.len() < MAX_SEARCH && length <= MAX_SEARCH_LENGTH && !seen.contains(domain) {
-            seen.push(domain.clone());
-        }
+/// Cuts what resolvers would not take.
+fn bound(resolver: &mut Resolver, remarks: &mut Vec<Remark>) {
+    let mut tell = |message| remarks.push(Remark { reason: "DNSConfigForming", message });
+    if resolver.nameservers.len() > MAX_NAMESERVERS {
+        resolver.nameservers.truncate(MAX_NAMESERVERS);
+        tell(format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+            resolver.nameservers.join(" ")
+        ));
     }
-    resolver.search = seen;
+    let asked = resolver.search.len();
+    resolver.search.truncate(MAX_SEARCH);
+    resolver.search.retain(|domain| domain.len() <= MAX_SEARCH_DOMAIN);
+    let mut length = resolver.search.join(" ").len();
+    while length > MAX_SEARCH_LENGTH {
+        // One domain and the space before it.
+        length -= resolver.search.pop().map_or(length, |domain| domain.len() + 1);
+    }
+    if resolver.search.len() < asked {
+        tell(format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            resolver.search.join(" ")
+        ));
+    }
 }
 
 #[cfg(test)]
@@ -171,38 +220,121 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec})).unwrap()
     }
 
-    #[test]
-    fn dns_policy_chooses_between_node_and_cluster() {
+    /// The pod's resolv.conf on a node with a search domain of its own.
+    fn text(spec: serde_json::Value) -> String {
         let node = Resolver::parse("nameserver 8.8.8.8\nsearch corp.example\noptions timeout:1\n");
         let dns = ["10.96.0.10".parse().unwrap()];
+        resolver(&pod(spec), &node, &dns, "cluster.local").0.to_text()
+    }
+
+    const CLUSTER: &str =
+        "search ns.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.96.0.10\n";
+    const NODE: &str = "search corp.example\nnameserver 8.8.8.8\noptions timeout:1\n";
+
+    #[test]
+    fn dns_policy_chooses_between_node_and_cluster() {
+        let cluster = format!("{CLUSTER}options ndots:5\n");
         for (spec, expected) in [
+            (json!({}), cluster.as_str()),
+            (json!({"dnsPolicy": "ClusterFirst"}), &cluster),
+            (json!({"dnsPolicy": "Default"}), NODE),
+            (json!({"hostNetwork": true}), NODE),
+            (json!({"hostNetwork": true, "dnsPolicy": "ClusterFirst"}), NODE),
+            (json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), &cluster),
+            (json!({"dnsPolicy": "ClusterFirstWithHostNet"}), &cluster),
+            (json!({"dnsPolicy": "None"}), ""),
+            (json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"]}}), "nameserver 1.1.1.1\n"),
+        ] {
+            assert_eq!(text(spec.clone()), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn dns_config_adds_to_the_policy() {
+        for (policy, config, expected) in [
             (
-                json!({}),
-                "search ns.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.96.0.10\noptions ndots:5\n",
+                "None",
+                json!({"nameservers": ["1.1.1.1"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}),
+                "search x\nnameserver 1.1.1.1\noptions ndots:2 edns0\n".to_owned(),
             ),
-            (json!({"dnsPolicy": "Default"}), "search corp.example\nnameserver 8.8.8.8\noptions timeout:1\n"),
-            (json!({"hostNetwork": true}), "search corp.example\nnameserver 8.8.8.8\noptions timeout:1\n"),
             (
-                json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
-                "search ns.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.96.0.10\noptions ndots:5\n",
+                "ClusterFirst",
+                json!({"options": [{"name": "ndots", "value": "1"}]}),
+                format!("{CLUSTER}options ndots:1\n"),
             ),
             (
-                json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
-                "search x\nnameserver 1.1.1.1\noptions ndots:2 edns0\n",
+                "ClusterFirst",
+                json!({"options": [{"name": "ndots", "value": ""}, {"value": "3"}]}),
+                format!("{CLUSTER}options ndots\n"),
             ),
             (
-                json!({"dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}),
-                "search ns.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.96.0.10\noptions ndots:1\n",
+                "ClusterFirst",
+                json!({"nameservers": ["10.96.0.10", "1.1.1.1"], "searches": ["corp.example", "x"], "options": [{"name": "timeout", "value": "3"}]}),
+                "search ns.svc.cluster.local svc.cluster.local cluster.local corp.example x\nnameserver 10.96.0.10\nnameserver 1.1.1.1\noptions ndots:5 timeout:3\n".to_owned(),
+            ),
+            (
+                "Default",
+                json!({"nameservers": ["1.1.1.1"], "options": [{"name": "timeout", "value": "3"}]}),
+                "search corp.example\nnameserver 8.8.8.8\nnameserver 1.1.1.1\noptions timeout:3\n".to_owned(),
             ),
         ] {
+            let spec = json!({"dnsPolicy": policy, "dnsConfig": config});
+            assert_eq!(text(spec.clone()), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_node_without_cluster_dns_falls_back_and_says_so() {
+        let node = Resolver::parse("nameserver 8.8.8.8\n");
+        for (spec, told) in [
+            (json!({}), true),
+            (json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), true),
+            (json!({"hostNetwork": true}), false),
+            (json!({"dnsPolicy": "Default"}), false),
+        ] {
+            let (resolver, remarks) = resolver(&pod(spec.clone()), &node, &[], "cluster.local");
+            assert_eq!(resolver, node, "{spec}");
+            assert_eq!(remarks.iter().any(|remark| remark.reason == "MissingClusterDNS"), told, "{spec}");
+        }
+    }
+
+    #[test]
+    fn what_resolvers_would_not_take_is_cut_and_told() {
+        let config = |nameservers: usize, searches: &[String]| {
+            let servers: Vec<_> = (0..nameservers).map(|i| format!("1.1.1.{i}")).collect();
+            json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": servers, "searches": searches}})
+        };
+        let names = |count: usize, length: usize| -> Vec<String> {
+            (0..count).map(|i| format!("{i:0length$}")).collect()
+        };
+        let long = "x".repeat(254);
+        for (spec, servers, searches, remarks) in [
+            (config(3, &names(32, 4)), 3, 32, 0),
+            (config(4, &names(32, 4)), 3, 32, 1),
+            (config(3, &names(33, 4)), 3, 32, 1),
+            (config(4, &names(33, 4)), 3, 32, 2),
+            // 8 names of 253 and one of 16 make a line of 2048 octets; one octet more is too long.
+            (config(1, &[names(8, 253), names(1, 16)].concat()), 1, 9, 0),
+            (config(1, &[names(8, 253), names(1, 17)].concat()), 1, 8, 1),
+            (config(1, &[names(8, 253), names(1, 17), vec!["y".to_owned()]].concat()), 1, 8, 1),
+            (config(1, &[vec![long], names(2, 4)].concat()), 1, 2, 1),
+        ] {
+            let (resolver, told) = resolver(&pod(spec.clone()), &Resolver::default(), &[], "cluster.local");
             assert_eq!(
-                resolver(&pod(spec.clone()), &node, &dns, "cluster.local").to_text(),
-                expected,
+                (resolver.nameservers.len(), resolver.search.len(), told.len()),
+                (servers, searches, remarks),
                 "{spec}"
             );
+            assert!(told.iter().all(|remark| remark.reason == "DNSConfigForming"), "{told:?}");
         }
-        let without = resolver(&pod(json!({})), &node, &[], "cluster.local");
-        assert_eq!(without, node);
+    }
+
+    #[test]
+    fn resolv_conf_is_read_as_resolvers_read_it() {
+        let read = Resolver::parse(
+            "# nameserver 9.9.9.9\nsearch old\nnameserver 8.8.8.8\nsearch a.example. . b.example\noptions a\noptions b:1\nnameserver\n",
+        );
+        assert_eq!(read.to_text(), "search a.example b.example\nnameserver 8.8.8.8\noptions a b:1\n");
     }
 
     #[test]

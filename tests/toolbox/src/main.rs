@@ -1,5 +1,6 @@
 //! `toolbox`: the echo servers and the load client that the demo, the tests and the benchmarks run inside pods.
 
+mod dns;
 mod load;
 mod pingpong;
 mod serve;
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Echo servers, request client and load tester for trying out a cluster's network.
+/// Echo servers, DNS tools, request client and load tester for trying out a cluster's network.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -29,6 +30,12 @@ enum Command {
     Ask(pingpong::AskArgs),
     /// Hold one TCP connection to an echo server, send numbered blocks and check that every byte comes back.
     Stream(stream::Args),
+    /// Ask DNS for names and print the answers.
+    Dig(dns::DigArgs),
+    /// Ask a DNS server as fast as it answers and report answers/s and latencies as one line of JSON.
+    Dnsload(dns::LoadArgs),
+    /// Answer DNS with fixed records.
+    Dnsserve(dns::ServeArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +45,9 @@ fn main() -> ExitCode {
         Command::Answer(args) => pingpong::answer(&args),
         Command::Ask(args) => pingpong::ask(&args),
         Command::Stream(args) => stream::run(&args),
+        Command::Dig(args) => dns::dig(&args),
+        Command::Dnsload(args) => dns::load(&args),
+        Command::Dnsserve(args) => dns::serve(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

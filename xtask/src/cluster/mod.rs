@@ -31,6 +31,9 @@ pub const OUTSIDE_GATEWAY6: &str = "fd00:172:31::1";
 pub const OUTSIDE_ADDRESS6: &str = "fd00:172:31::2";
 const CLUSTER_CIDR6: &str = "fd00:10:244::/56";
 const SERVICE_CIDR6: &str = "fd00:10:96::/112";
+/// Tenth address of the Services' range, as kubeadm and its kin give it.
+pub const CLUSTER_DNS: &str = "10.96.0.10";
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// The name under which `node` and `outside` find the host outside.
 pub const OUTSIDE: &str = "outside";
 /// Clusters that exist on this machine, one folder each.

@@ -12,7 +12,9 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use super::supervise::{MARK, Plan, Process};
-use super::{Backend, Cluster, SERVER_ADDRESS, SERVER_ADDRESS6, down, network, processes};
+use super::{
+    Backend, CLUSTER_DNS, CLUSTER_DOMAIN, Cluster, SERVER_ADDRESS, SERVER_ADDRESS6, down, network, processes,
+};
 use crate::process::{command, feed, output, sh, wait};
 use crate::steps::Steps;
 use crate::{demo, host, images};
@@ -294,6 +296,7 @@ fn plan(cluster: &Cluster) -> anyhow::Result<Vec<Process>> {
         ]));
         kubelet.extend(words(&["--client-ca-file", &key("ca.crt"), "--node-root", &root]));
         kubelet.extend(words(&["--host-network-container", &cluster.holder(node)]));
+        kubelet.extend(words(&["--cluster-dns", CLUSTER_DNS, "--cluster-domain", CLUSTER_DOMAIN]));
         if let Ok(docker) = std::env::var("DOCKER_HOST") {
             kubelet.extend(words(&["--docker-host", &docker]));
         }
@@ -345,6 +348,8 @@ fn apply(cluster: &Cluster) -> anyhow::Result<()> {
             "cluster-cidr": cluster.cluster_cidr(),
             "service-cidr": cluster.service_cidr(),
             "overlay": "vxlan",
+            "cluster-dns": CLUSTER_DNS,
+            "cluster-domain": CLUSTER_DOMAIN,
         },
     });
     // The namespace is made by the server right after its start.
@@ -352,7 +357,11 @@ fn apply(cluster: &Cluster) -> anyhow::Result<()> {
         feed(&mut cluster.kubectl(&["apply", "-f", "-"]), &serde_json::to_vec(&config)?)
     })?;
     let manifests = cluster.workspace.join("manifests");
-    output(cluster.kubectl(&["apply", "-f"]).arg(manifests)).map(|_| ())
+    output(cluster.kubectl(&["apply", "-f"]).arg(&manifests))?;
+    let file = manifests.join("dns/kube-dns.yaml");
+    let service = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let service = service.replace("CLUSTER_DNS", CLUSTER_DNS);
+    feed(&mut cluster.kubectl(&["apply", "-f", "-"]), service.as_bytes()).map(|_| ())
 }
 
 /// Succeeds when every node is Ready and runs its dataplane.
@@ -409,15 +418,18 @@ fn print_memory(cluster: &Cluster) -> anyhow::Result<()> {
         total.push((name, resident(&pid.to_string())));
     }
     for node in cluster.node_names() {
-        let filters = [&format!("label={}", cluster.label()), &format!("label=fairlead.io/node={node}")];
-        let mut list =
-            command(&["docker", "ps", "-q", "--filter", "label=io.kubernetes.container.name=dataplane"]);
-        for filter in filters {
-            list.args(["--filter", filter]);
+        for part in ["dataplane", "dns"] {
+            let container = format!("label=io.kubernetes.container.name={part}");
+            let of_node = format!("label=fairlead.io/node={node}");
+            let mut list = command(&["docker", "ps", "-q"]);
+            for filter in [&container, &format!("label={}", cluster.label()), &of_node] {
+                list.args(["--filter", filter]);
+            }
+            let id = output(&mut list)?;
+            let id = id.lines().next().unwrap_or("");
+            let pid = sh(&["docker", "inspect", "--format", "{{.State.Pid}}", id])?;
+            total.push((format!("{part} {node}"), resident(pid.trim())));
         }
-        let id = output(&mut list)?;
-        let pid = sh(&["docker", "inspect", "--format", "{{.State.Pid}}", id.lines().next().unwrap_or("")])?;
-        total.push((format!("dataplane {node}"), resident(pid.trim())));
     }
     total.sort_by(|a, b| a.0.cmp(&b.0));
     let measured: serde_json::Map<String, Value> =

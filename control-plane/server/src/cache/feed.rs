@@ -21,8 +21,9 @@ const PAGE: usize = 1000;
 /// go on over a restart from there. Each is read again, so that this is also a bound on the time to become ready.
 const RESUME: u64 = 10_000;
 
-/// The longest that reading them may take; without them watches have to begin anew.
-const RESUME_TIME: Duration = Duration::from_secs(2);
+/// The longest that reading them may take, without which watches have to begin anew. It takes a tenth of a second on an
+/// idle machine; on a starved one, where every client would list anew at the same time, it is worth waiting for.
+const RESUME_TIME: Duration = Duration::from_secs(10);
 
 /// Sees every change in the order of the store, before the caches show it.
 pub trait Observer: Send + Sync + 'static {

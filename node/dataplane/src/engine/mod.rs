@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlead_abi::{ABI_VERSION, Endpoint, Rate, RateKey};
+use fairlead_abi::{ABI_VERSION, Endpoint, Rate, RateKey, map};
 use fairlead_cni::{
     netlink::Socket,
     protocol::{Answer, Request},
@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, OverlayMode,
+    announce::{Claims, rank::rank},
     endpoints::{Endpoints, Record},
+    inspect::{Entry, entry},
     link::{
         LinkError, Links,
         devices::{self, Underlay},
@@ -31,6 +33,7 @@ use crate::{
     maps::{
         Maps,
         carry::{self, Older},
+        prefix_key,
     },
     model::{Change, Family, Key, Kind, Pod, Rates},
     overlay::{self, Hop, NodeTable},
@@ -56,6 +59,17 @@ pub enum Command {
     Change(Change),
     /// The CNI plugin asks.
     Cni(Request, oneshot::Sender<Outcome>),
+    /// Somebody compares the maps with what should be in them.
+    Wanted(oneshot::Sender<Vec<Entry>>),
+    /// The programs are to answer for a load balancer's address, or no more; told whether they do.
+    Announce {
+        /// The address.
+        address: IpAddr,
+        /// Whether to answer.
+        on: bool,
+        /// Told when it is done, and how it went.
+        done: oneshot::Sender<bool>,
+    },
 }
 
 /// The engine's answer to the plugin.
@@ -73,6 +87,8 @@ struct Running {
     /// Addresses of this node's pods, one block of each family at most, IPv4 first.
     pod_cidrs: Vec<IpNet>,
     underlay: Underlay,
+    /// The uplink's number and hardware address.
+    uplink: (u32, [u8; 6]),
     /// MTU of pods.
     mtu: u32,
 }
@@ -106,6 +122,11 @@ pub struct Engine {
     /// Keys seen in lists that are under way.
     listing: HashMap<Kind, HashSet<Key>>,
     running: Option<Running>,
+    /// Load balancer addresses that an earlier run answered for; None until they have been read.
+    held: Option<Vec<IpAddr>>,
+    /// Addresses of the uplink with the lengths of their prefixes.
+    segment: Vec<(IpAddr, u8)>,
+    segment_changed: bool,
     /// Bounds of the pods of this node.
     rates: HashMap<Key, Rates>,
     rates_changed: HashSet<Key>,
@@ -160,6 +181,9 @@ impl Engine {
             listed: BTreeSet::new(),
             listing: HashMap::new(),
             running: None,
+            held: None,
+            segment: Vec::new(),
+            segment_changed: true,
             rates: HashMap::new(),
             rates_changed: HashSet::new(),
             revision,
@@ -197,6 +221,21 @@ impl Engine {
             for command in batch.drain(..) {
                 match command {
                     Command::Change(change) => self.change(change),
+                    Command::Wanted(answer) => {
+                        self.start_if_possible()?;
+                        self.settle()?;
+                        // Who asked may have gone away.
+                        let _ = answer.send(self.wanted());
+                    }
+                    Command::Announce { address, on, done } => {
+                        let outcome = self.maps.announce(address, on);
+                        if let Err(error) = &outcome {
+                            tracing::error!(%error, %address, "a load balancer's address could not be announced");
+                            self.status.map_error(error);
+                        }
+                        // The announcer may be stopping; the next run finds what is in the map.
+                        let _ = done.send(outcome.is_ok());
+                    }
                     Command::Cni(request, answer) => {
                         // What was received before the request must hold when it is answered.
                         self.start_if_possible()?;
@@ -355,6 +394,12 @@ impl Engine {
             let addresses = self.netlink.addresses()?;
             let own = addresses.iter().map(|found| found.address).filter(|address| is_of_node(*address));
             self.nodes.set_own_addresses(own.collect());
+            let uplink = self.running.as_ref().map(|running| running.uplink.0);
+            let on_uplink =
+                addresses.iter().filter(|found| Some(found.index) == uplink && is_of_node(found.address));
+            let segment: Vec<(IpAddr, u8)> = on_uplink.map(|found| (found.address, found.prefix)).collect();
+            self.segment_changed |= self.segment != segment;
+            self.segment = segment;
             let answering = self.nodes.own_addresses().filter(|address| self.nodes.has_node_ports(*address));
             self.services.set_node_addresses(answering);
         }
@@ -375,6 +420,7 @@ impl Engine {
         let Some(running) = self.running.clone() else { return Ok(()) };
         self.settle_overlay(&running)?;
         let mut changed = self.settle_services();
+        self.settle_claims(&running)?;
         loop {
             let plan = self.rules.settle();
             changed |= !plan.is_empty();
@@ -420,6 +466,44 @@ impl Engine {
             self.status.forget_flows(gone);
         }
         !changes.is_empty()
+    }
+
+    /// Says which place this node has among those that may answer for each load balancer address on the segment. A node's
+    /// own addresses are answered for by itself.
+    fn settle_claims(&mut self, running: &Running) -> Result<(), Error> {
+        if !self.settings.announce || !self.status.is_ready() {
+            return Ok(());
+        }
+        // Each is asked, so that none is asked about the same change again.
+        let changes = [
+            self.services.balancers_changed(),
+            self.nodes.balancing_changed(),
+            std::mem::take(&mut self.segment_changed),
+        ];
+        if changes == [false; 3] {
+            return Ok(());
+        }
+        let on_segment = |address: IpAddr| {
+            let net = |(own, length): &(IpAddr, u8)| {
+                IpNet::new(*own, *length).is_ok_and(|net| net.contains(&address))
+            };
+            self.segment.iter().any(net) && !self.nodes.is_nodes(address)
+        };
+        let mut claims = Claims {
+            uplink: running.uplink,
+            own: self.segment.iter().map(|(own, _)| *own).collect(),
+            held: self.held.take().map_or_else(|| self.maps.announced(), Ok)?.into_iter().collect(),
+            ..Claims::default()
+        };
+        for (address, nodes) in self.services.balancers().filter(|(address, _)| on_segment(*address)) {
+            let may = |node: &&str| nodes.as_ref().is_none_or(|nodes| nodes.contains(node));
+            if let Some(rank) = rank(address, &self.settings.node_name, self.nodes.balancing().filter(may)) {
+                claims.ranks.insert(address, rank);
+            }
+        }
+        self.held = Some(claims.held.iter().copied().collect());
+        self.status.set_claims(claims);
+        Ok(())
     }
 
     fn settle_overlay(&mut self, running: &Running) -> Result<(), Error> {
@@ -525,6 +609,29 @@ impl Engine {
             host_mac: attached.host_mac,
             _pad: 0,
         })
+    }
+
+    /// What should be in the maps, by the tables.
+    fn wanted(&self) -> Vec<Entry> {
+        if self.running.is_none() {
+            return Vec::new();
+        }
+        let mut entries = self.services.wanted();
+        entries.extend(self.nodes.wanted_entries());
+        for (prefix, number) in self.rules.identified() {
+            entries.push(Entry::new(
+                map::IDENTITIES,
+                entry::identity(&prefix_key(prefix), number),
+                "policies",
+            ));
+        }
+        for record in self.endpoints.iter() {
+            let Some(endpoint) = self.endpoint(record) else { continue };
+            let pod = record.key().to_string();
+            let shown = record.addresses().map(|address| entry::endpoint(address.into(), &endpoint));
+            entries.extend(shown.map(|shown| Entry::new(map::ENDPOINTS, shown, &pod)));
+        }
+        entries
     }
 
     /// Gives every pod of the node a new revision, so that established flows are evaluated again.

@@ -18,7 +18,6 @@ use crate::{
     link::{
         LinkError,
         devices::{self, Underlay},
-        programs::CGROUP_HOOKS,
     },
     maps::carry,
     model::{Family, Kind, Node},
@@ -71,7 +70,7 @@ impl Engine {
     fn start(&mut self, pod_cidrs: Vec<IpNet>, own: &Node) -> Result<(), Error> {
         let uplink = devices::uplink(&mut self.netlink, self.settings.uplink.as_deref(), &own.addresses)?;
         let (underlay, mtu) = self.underlay(&uplink, own, &pod_cidrs)?;
-        let running = Running { pod_cidrs, underlay, mtu };
+        let running = Running { pod_cidrs, underlay, uplink: (uplink.index, uplink.mac), mtu };
         self.running = Some(running.clone());
         self.look_around()?;
         let cookie =
@@ -195,7 +194,7 @@ impl Engine {
             vxlan_port: Be16::new(self.settings.vxlan_port),
             snat_port_min: Config::SNAT_PORT_MIN,
             snat_port_max: Config::SNAT_PORT_MAX,
-            ..Config::default()
+            uplink_mac: uplink.mac,
         }
     }
 
@@ -271,7 +270,7 @@ impl Engine {
         tcx(program::FROM_UPLINK, uplink.index, true)?;
         tcx(program::TO_UPLINK, uplink.index, false)?;
         let root = install::cgroup_root()?;
-        for (name, attach_type) in CGROUP_HOOKS {
+        for (name, attach_type) in self.programs.cgroup_hooks() {
             names.insert(name.to_owned());
             let directory = std::os::fd::AsFd::as_fd(&root);
             self.links.ensure(name, self.programs.get(name)?, Hook::Cgroup { directory, attach_type })?;

@@ -29,6 +29,12 @@ pub const CGROUP_HOOKS: [(&str, u32); 8] = [
     ("getpeername6", 30),
 ];
 
+/// The hook at which a socket ends (`BPF_CGROUP_INET_SOCK_RELEASE`, since 5.9).
+const SOCK_RELEASE: (&str, u32) = (program::SOCK_RELEASE, 34);
+
+/// Entries of TABLES: one for each set of backends asked from outside. They take memory only as they are written.
+const TABLES: u32 = 16_384;
+
 /// Sizes of the maps whose size depends on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -73,6 +79,7 @@ impl Programs {
         ] {
             loader.map_max_entries(name, sizes.flows / share);
         }
+        loader.map_max_entries(map::TABLES, TABLES);
         let load_error = |source: Box<dyn std::error::Error + Send + Sync>| LinkError::Load {
             object: object.to_owned(),
             source,
@@ -84,6 +91,10 @@ impl Programs {
             let missing = || LinkError::Missing { object: object.to_owned(), missing: name };
             let found = ebpf.program_mut(name).ok_or_else(missing)?;
             descriptors.insert(name, load_one(name, found)?);
+        }
+        // An object that counts no connections has nothing to do when one ends.
+        if let Some(found) = ebpf.program_mut(program::SOCK_RELEASE) {
+            descriptors.insert(program::SOCK_RELEASE, load_one(program::SOCK_RELEASE, found)?);
         }
         let missing = LinkError::Missing { object: object.to_owned(), missing: map::FLOWS };
         let flows = ebpf.take_map(map::FLOWS).ok_or(missing)?;
@@ -100,6 +111,13 @@ impl Programs {
         self.descriptors.get(name).map(AsFd::as_fd).ok_or_else(missing)
     }
 
+    /// Cgroup hooks that the object has programs for.
+    #[must_use]
+    pub fn cgroup_hooks(&self) -> Vec<(&'static str, u32)> {
+        let release = self.descriptors.contains_key(program::SOCK_RELEASE).then_some(SOCK_RELEASE);
+        CGROUP_HOOKS.into_iter().chain(release).collect()
+    }
+
     /// The ring buffer of drop records; only the first caller gets it.
     pub fn take_flows(&mut self) -> Option<RingBuf<MapData>> {
         self.flows.take()
@@ -112,6 +130,7 @@ fn load_one(name: &'static str, program: &mut Program) -> Result<OwnedFd, LinkEr
     match program {
         Program::SchedClassifier(classifier) => classifier.load(),
         Program::CgroupSockAddr(sock_addr) => sock_addr.load(),
+        Program::CgroupSock(sock) => sock.load(),
         _ => return Err(failed("is of an unexpected kind".into())),
     }
     .map_err(|error| failed(error.into()))?;

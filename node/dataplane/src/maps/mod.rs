@@ -175,6 +175,8 @@ pub struct Observed {
     pub nat: Table<NatKey, NatValue>,
     /// Sockets' translations.
     pub sockets: Table<SocketKey, SocketValue>,
+    /// Addresses on the uplink's segment that are answered for.
+    pub announced: Table<Addr, u32>,
     /// Drops by reason.
     pub drops: PerCpu<u32, Counter>,
     /// Other counters.
@@ -193,6 +195,7 @@ impl Observed {
             conntrack: Table::open(directory, map::CONNTRACK)?,
             nat: Table::open(directory, map::NAT)?,
             sockets: Table::open(directory, map::SOCKETS)?,
+            announced: Table::open(directory, map::ANNOUNCED)?,
             drops: PerCpu::open(directory, map::DROPS)?,
             metrics: PerCpu::open(directory, map::METRICS)?,
             rule_hits: PerCpu::open(directory, map::RULE_HITS)?,
@@ -200,12 +203,14 @@ impl Observed {
     }
 }
 
-fn prefix_key(prefix: IpNet) -> AddrPrefix {
+/// A prefix as keys of longest-prefix maps have it.
+pub(crate) fn prefix_key(prefix: IpNet) -> AddrPrefix {
     let mapped = if prefix.addr().is_ipv4() { 96 } else { 0 };
     AddrPrefix { length: mapped + u32::from(prefix.prefix_len()), addr: Addr::from(prefix.network()) }
 }
 
-fn range_key(service: u32, clients: IpNet) -> RangePrefix {
+/// Clients of a set as the keys of RANGES have them.
+pub(crate) fn range_key(service: u32, clients: IpNet) -> RangePrefix {
     let AddrPrefix { length, addr } = prefix_key(clients);
     RangePrefix { length: 32 + length, key: RangeKey { service: Be32::new(service), addr } }
 }
@@ -334,6 +339,14 @@ impl Maps {
         prefixes.iter().try_for_each(|prefix| self.direct.set(prefix_key(*prefix), 1))
     }
 
+    /// Addresses on the uplink's segment that are answered for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn announced(&self) -> Result<Vec<IpAddr>, MapError> {
+        Ok(self.announced.table.entries()?.into_keys().map(Addr::to_ip).collect())
+    }
+
     /// Answers for an address on the uplink's segment, or no more.
     ///
     /// # Errors
@@ -446,7 +459,7 @@ impl Maps {
     }
 
     /// Ends the comparison with what an earlier run left: removes what nobody planned. What refers goes before what is
-    /// referred to.
+    /// referred to. Announced addresses stay until another node has them.
     ///
     /// # Errors
     /// What the kernel says.
@@ -455,7 +468,6 @@ impl Maps {
             + self.ranges.remove_unplanned()?
             + self.tables.remove_unplanned()?
             + self.backends.remove_unplanned()?
-            + self.announced.remove_unplanned()?
             + self.direct.remove_unplanned()?
             + self.rates.remove_unplanned()?
             + self.endpoints.remove_unplanned()?

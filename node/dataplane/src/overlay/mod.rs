@@ -6,10 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_abi::Node as Flags;
+use fairlead_abi::{Node as Flags, Route, map};
 use ipnet::IpNet;
 
 use crate::{
+    inspect::{Entry, entry},
+    maps::prefix_key,
     model::{Family, Node},
     policy::identity,
 };
@@ -68,6 +70,8 @@ pub struct NodeTable {
     own_addresses: Vec<IpAddr>,
     planned: Overlay,
     dirty: bool,
+    /// Whether other nodes may answer for load balancers than when that was last asked.
+    balancing_changed: bool,
 }
 
 impl NodeTable {
@@ -82,12 +86,15 @@ impl NodeTable {
             own_addresses: Vec::new(),
             planned: Overlay::default(),
             dirty: true,
+            balancing_changed: true,
         }
     }
 
     /// A node is new or different.
     pub fn set_node(&mut self, node: Node) {
-        if self.nodes.get(&node.name) != Some(&node) {
+        let before = self.nodes.get(&node.name);
+        if before != Some(&node) {
+            self.balancing_changed |= before.is_some_and(|before| before.balances) != node.balances;
             self.nodes.insert(node.name.clone(), node);
             self.dirty = true;
         }
@@ -95,7 +102,9 @@ impl NodeTable {
 
     /// A node is gone.
     pub fn remove_node(&mut self, name: &str) {
-        self.dirty |= self.nodes.remove(name).is_some();
+        let before = self.nodes.remove(name);
+        self.dirty |= before.is_some();
+        self.balancing_changed |= before.is_some_and(|before| before.balances);
     }
 
     /// Addresses of this node's interfaces, as the kernel has them.
@@ -129,6 +138,35 @@ impl NodeTable {
     #[must_use]
     pub fn own(&self) -> Option<&Node> {
         self.nodes.get(&self.own)
+    }
+
+    /// Whether the answer of [`Self::balancing`] has changed since this was last asked.
+    pub fn balancing_changed(&mut self) -> bool {
+        std::mem::take(&mut self.balancing_changed)
+    }
+
+    /// Names of the nodes that may answer for load balancers.
+    pub fn balancing(&self) -> impl Iterator<Item = &str> {
+        self.nodes.values().filter(|node| node.balances).map(|node| &*node.name)
+    }
+
+    /// Whether an address is a node's own.
+    #[must_use]
+    pub fn is_nodes(&self, address: IpAddr) -> bool {
+        self.planned.addresses.contains_key(&address)
+    }
+
+    /// What the maps should say, for people.
+    #[must_use]
+    pub fn wanted_entries(&self) -> Vec<Entry> {
+        let nodes = self.planned.addresses.iter().map(|(address, flags)| {
+            Entry::new(map::NODES, entry::node((*address).into(), &Flags { flags: *flags }), "nodes")
+        });
+        let routes = self.planned.routes.iter().map(|(cidr, hop)| {
+            let route = Route { node: hop.node.into(), flags: 0 };
+            Entry::new(map::ROUTES, entry::route(&prefix_key(*cidr), &route), "nodes")
+        });
+        nodes.chain(routes).collect()
     }
 
     /// Names of every node.
@@ -229,6 +267,7 @@ mod tests {
                 .collect(),
             addresses: address.split(',').map(|text| text.parse().expect("an address")).collect(),
             zone: String::new(),
+            balances: true,
         }
     }
 

@@ -408,6 +408,13 @@ impl Rules {
         self.rule_names.iter().map(|(name, number)| (number, &**name))
     }
 
+    /// Which prefix has which identity, by the last plan.
+    pub fn identified(&self) -> impl Iterator<Item = (IpNet, u32)> {
+        self.assigned
+            .iter()
+            .filter_map(|(prefix, identity)| Some((*prefix, self.identities.number(identity)?)))
+    }
+
     /// How many identities, rulesets and policies there are.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, usize) {

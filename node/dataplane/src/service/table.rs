@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_abi::{Addr, Backend, Be16, Service as Frontend};
+use fairlead_abi::{Addr, Backend, BackendKey, Be16, Service as Frontend, map};
 
 pub use super::entries::{Gone, ServiceChange};
 use super::{
@@ -18,6 +18,8 @@ use super::{
     reach::{Candidate, Place, reachable},
 };
 use crate::{
+    inspect::{Entry, entry},
+    maps::range_key,
     model::{Algorithm, EndpointSlice, Family, Key, Protocol, Service, ServicePort},
     policy::identity::{Canonical, Numbers},
 };
@@ -94,6 +96,9 @@ pub struct ServiceTable {
     adopted: HashMap<u32, Vec<Backend>>,
     checks: Checks,
     checks_changed: bool,
+    /// Services that have addresses of a load balancer.
+    balanced: BTreeSet<Key>,
+    balancers_changed: bool,
 }
 
 impl ServiceTable {
@@ -120,6 +125,8 @@ impl ServiceTable {
             adopted,
             checks: Checks::new(),
             checks_changed: false,
+            balanced: BTreeSet::new(),
+            balancers_changed: true,
         }
     }
 
@@ -260,6 +267,12 @@ impl ServiceTable {
         let (wanted, names) = self.entries(key, &previous);
         let change = difference(&previous, &wanted);
         self.settle_check(key);
+        let was = self.balanced.remove(key);
+        let is = self.services.get(key).is_some_and(|service| !service.balancer_ips.is_empty());
+        if is {
+            self.balanced.insert(key.clone());
+        }
+        self.balancers_changed |= was || is;
         self.backend_count = self.backend_count + wanted.backends() - previous.backends();
         for frontend in previous.frontends.keys().filter(|frontend| !wanted.frontends.contains_key(frontend))
         {
@@ -312,6 +325,53 @@ impl ServiceTable {
             }
         }
         (building.entries, building.names)
+    }
+
+    /// What the maps should say, for people.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<Entry> {
+        let mut shown = Vec::new();
+        for (key, entries) in &self.planned {
+            let owner = key.to_string();
+            let mut show = |map: &str, entry: (String, String)| shown.push(Entry::new(map, entry, &owner));
+            for (frontend, value) in &entries.frontends {
+                show(map::SERVICES, entry::frontend(&frontend.wire(), value));
+            }
+            for (number, set) in &entries.sets {
+                for (slot, backend) in set.backends.iter().enumerate() {
+                    let key = BackendKey { service: *number, slot: slot as u32 };
+                    show(map::BACKENDS, entry::backend(&key, backend));
+                }
+                let table = set.weights.as_ref().and_then(|weights| maglev::table(&set.backends, weights));
+                if let Some(table) = table {
+                    show(map::TABLES, entry::table(*number, &table));
+                }
+            }
+            for (number, clients) in &entries.ranges {
+                let prefix = range_key(*number, *clients);
+                show(map::RANGES, entry::range(prefix.length, &prefix.key));
+            }
+        }
+        shown
+    }
+
+    /// Whether the answer of [`Self::balancers`] may have changed since this was last asked.
+    pub fn balancers_changed(&mut self) -> bool {
+        std::mem::take(&mut self.balancers_changed)
+    }
+
+    /// Every load balancer address, with the only nodes that may answer for it: those with a ready backend, when its
+    /// traffic must stay on the node that takes it.
+    pub fn balancers(&self) -> impl Iterator<Item = (IpAddr, Option<BTreeSet<&str>>)> {
+        self.balanced.iter().filter_map(|key| self.services.get(key)).flat_map(|service| {
+            let nodes = service.external_local.then(|| {
+                let slices = self.slices_of.get(&service.key).into_iter().flatten();
+                let endpoints =
+                    slices.filter_map(|key| self.slices.get(key)).flat_map(|slice| &slice.endpoints);
+                endpoints.filter(|endpoint| endpoint.ready).map(|endpoint| endpoint.node.as_str()).collect()
+            });
+            service.balancer_ips.iter().map(move |address| (*address, nodes.clone()))
+        })
     }
 
     /// Keeps the Service's health check port, if it has one, in step with its backends here.

@@ -1,6 +1,6 @@
 use std::{collections::HashMap, net::Ipv4Addr};
 
-use fairlead_abi::{BackendKey, ServiceKey, Table};
+use fairlead_abi::{ServiceKey, Table};
 use ipnet::IpNet;
 
 use super::*;

@@ -11,6 +11,7 @@ use crate::cni::PodNetwork;
 use crate::docker::body::{self, SandboxParts};
 use crate::docker::labels::{self, docker_name};
 use crate::docker::state::Instance;
+use crate::events::Level;
 use crate::files;
 use crate::pod::stop;
 use crate::shared::Shared;
@@ -257,7 +258,11 @@ pub fn write_files(shared: &Shared, pod: &Pod, addresses: &[IpAddr]) -> Result<(
     let machine = on_host_network(pod).then(|| node_file("/etc/hosts"));
     write(HOSTS, &files::hosts(pod, addresses, &args.cluster_domain, machine.as_deref()))?;
     let node = files::Resolver::parse(&node_file("/etc/resolv.conf"));
-    write(RESOLV, &files::resolver(pod, &node, &args.cluster_dns, &args.cluster_domain).to_text())?;
+    let (resolver, remarks) = files::resolver(pod, &node, &args.cluster_dns, &args.cluster_domain);
+    for remark in remarks {
+        shared.events.pod(pod, Level::Warning, remark.reason, remark.message);
+    }
+    write(RESOLV, &resolver.to_text())?;
     let name = if on_host_network(pod) { args.node_name.clone() } else { body::hostname(pod) };
     write(HOSTNAME, &format!("{name}\n"))?;
     tracing::debug!(directory = %directory.display(), at = %clock::now(), "wrote the pod's files");
