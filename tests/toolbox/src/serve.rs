@@ -47,8 +47,10 @@ pub fn run(args: &Args) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Listens for both address families where the namespace has both.
 fn listen(port: u16) -> io::Result<TcpListener> {
-    TcpListener::bind(("0.0.0.0", port))
+    TcpListener::bind(("::", port))
+        .or_else(|_| TcpListener::bind(("0.0.0.0", port)))
         .map_err(|e| io::Error::new(e.kind(), format!("listening on port {port}: {e}")))
 }
 
@@ -59,7 +61,8 @@ where
     let open = Arc::new(AtomicUsize::new(0));
     loop {
         let (stream, peer) = match listener.accept() {
-            Ok(accepted) => accepted,
+            // Clients of the other family show as mapped addresses; they are told by their own.
+            Ok((stream, peer)) => (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
             Err(error) => {
                 eprintln!("accept: {error}");
                 thread::sleep(Duration::from_millis(10));
