@@ -23,7 +23,7 @@ pub fn find<'a, M: Maps>(maps: &'a M, addr: &Addr, port: Be16, proto: u8) -> Opt
         return Some(service);
     }
     let own = Node::SELF | Node::NODE_PORTS;
-    if !maps.node(addr).is_some_and(|node| node.flags & own == own) {
+    if maps.node(addr).is_none_or(|node| node.flags & own != own) {
         return None;
     }
     key.addr = Addr::UNSPECIFIED;
