@@ -22,7 +22,8 @@ use fairlead_dataplane::{
     bpf,
     inspect::{self, Inspect, ServiceCommand},
     maps::{Observed, carry, table::Table},
-    model::{Change, Key, NamedPort, Protocol, Service, ServicePort},
+    model::{Change, Key, NamedPort, Protocol, Rates, Service, ServicePort},
+    overlay::NodePorts,
 };
 use serde_json::json;
 
@@ -491,6 +492,122 @@ fn status_names_every_difference_between_maps_and_api() {
     assert!(look(&service("one/other")), "which is not this one's");
     world.kill(0);
     assert!(!look(&Inspect::Status), "without the agent nothing can be compared");
+}
+
+#[test]
+fn a_load_balancers_address_is_answered_for_by_one_node_and_moves_when_that_dies() {
+    let mut world = World::new();
+    let pods = [world.pod(0, "one", "on-a", &[]), world.pod(1, "one", "on-b", &[])];
+    let _servers = [0, 1].map(|index| Server::new(&pods[index].space, &pods[index].key.name, 8080));
+    world.service("web", "10.96.0.73", Protocol::Tcp, 30073, 8080, &[&pods[0], &pods[1]]);
+    let virtual_address = address("192.0.2.200");
+    world.send(Change::Service(Service {
+        cluster_ips: vec![address("10.96.0.73")],
+        balancer_ips: vec![virtual_address],
+        ports: vec![ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, node_port: 30073 }],
+        ..Service::new(Key::new("one", "web"))
+    }));
+    world.settle();
+    let holders = |world: &World| -> Vec<usize> {
+        (0..2)
+            .filter(|node| {
+                let pins = &world.nodes[*node].settings.pins;
+                let maps =
+                    Observed::open(&carry::directory(pins, fairlead_abi::ABI_VERSION)).expect("the maps");
+                maps.announced.get(&virtual_address.into()).expect("an answer").is_some()
+            })
+            .collect()
+    };
+    let wait = |what: &str, patience: Duration, done: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !done() {
+            assert!(began.elapsed() < patience, "{what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait("some node answers", DEADLINE, &|| !holders(&world).is_empty());
+    connect(&world.outside, at(virtual_address, 80));
+    // Longer than the other would wait before it takes the address.
+    std::thread::sleep(Duration::from_millis(2500));
+    let [first] = holders(&world)[..] else { panic!("one node answers: {:?}", holders(&world)) };
+    let other = 1 - first;
+    world.unplug(first);
+    let began = Instant::now();
+    wait("the other takes over", Duration::from_secs(2), &|| holders(&world).contains(&other));
+    println!("moved after {:?}", began.elapsed());
+    // Half of the tries go to the backend that has died as well.
+    let knock = || reaches(&world.outside, at(virtual_address, 80));
+    wait("the other leads to its backend", DEADLINE, &knock);
+    world.plug(first);
+    wait("the first has it again", Duration::from_secs(10), &|| holders(&world) == [first]);
+    wait("the first leads on", DEADLINE, &knock);
+}
+
+#[test]
+fn source_ranges_and_node_port_addresses_keep_others_out() {
+    let mut world = World::new();
+    world.reconfigure(1, |settings| {
+        settings.node_ports = NodePorts::Within(vec!["198.51.100.0/24".parse().expect("a CIDR")]);
+    });
+    let pod = world.pod(0, "one", "web", &[]);
+    let _server = Server::new(&pod.space, "web", 8080);
+    world.service("web", "10.96.0.75", Protocol::Tcp, 30075, 8080, &[&pod]);
+    let guarded = |range: &str| {
+        Change::Service(Service {
+            cluster_ips: vec![address("10.96.0.75")],
+            balancer_ips: vec![address("192.0.2.201")],
+            source_ranges: Some(vec![range.parse().expect("a CIDR")]),
+            ports: vec![ServicePort {
+                name: String::new(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                node_port: 30075,
+            }],
+            ..Service::new(Key::new("one", "web"))
+        })
+    };
+    world.send(guarded("192.0.2.100/32"));
+    world.settle();
+    let began = Instant::now();
+    while !reaches(&world.outside, at(address("192.0.2.201"), 80)) {
+        assert!(began.elapsed() < DEADLINE, "a client within the range is let in");
+    }
+    world.send(guarded("192.0.2.101/32"));
+    world.settle();
+    assert!(!reaches(&world.outside, at(address("192.0.2.201"), 80)), "others are not");
+    assert!(reaches(&world.outside, at(world.nodes[0].address, 30075)), "node ports have no ranges");
+    assert!(!reaches(&world.outside, at(world.nodes[1].address, 30075)), "and answer where they are told to");
+}
+
+#[test]
+fn what_is_not_to_be_masqueraded_comes_from_the_pod() {
+    let mut world = World::new();
+    world.reconfigure(0, |settings| settings.direct = vec!["192.0.2.100/32".parse().expect("a CIDR")]);
+    let pod = world.pod(0, "one", "pod", &[]);
+    let _server = Server::new(&world.outside, "outside", 8080);
+    world.outside_knows_pods(0);
+    assert_eq!(connect(&pod.space, at(OUTSIDE, 8080)).1.client, pod.address);
+    let other = world.pod(1, "one", "other", &[]);
+    assert_eq!(connect(&other.space, at(OUTSIDE, 8080)).1.client, world.nodes[1].address);
+}
+
+#[test]
+fn bandwidth_annotations_bound_what_a_pod_sends() {
+    let mut world = World::new();
+    let (client, web) = (world.pod(0, "one", "client", &[]), world.pod(1, "one", "web", &[]));
+    let _server = Server::new(&web.space, "web", 8080);
+    let (stream, _) = connect(&client.space, at(web.address, 8080));
+    exchange(&stream, 1 << 20);
+    // 16 Mbit/s are 2 MB/s; the burst of 0.2 s passes at once.
+    world.bound(&client, Rates { ingress: None, egress: Some(16_000_000) });
+    let began = Instant::now();
+    exchange(&stream, 4 << 20);
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1500), "4 MiB at 2 MB/s took {took:?}");
+    world.bound(&client, Rates::default());
+    let began = Instant::now();
+    exchange(&stream, 4 << 20);
+    assert!(began.elapsed() < took, "unbounded again: {:?}", began.elapsed());
 }
 
 #[test]

@@ -468,6 +468,62 @@ impl World {
         self.settle();
     }
 
+    /// Takes a node off the segment, as its death does.
+    pub fn unplug(&self, index: usize) {
+        self.set_port(index, false);
+    }
+
+    /// Puts it back.
+    pub fn plug(&self, index: usize) {
+        self.set_port(index, true);
+    }
+
+    fn set_port(&self, index: usize, up: bool) {
+        self._switch.run(|| {
+            let mut socket = Socket::open().expect("netlink");
+            let port = socket.link(self.nodes[index].name).expect("a look-up").expect("the port");
+            socket
+                .change_link(port.index, LinkChange { up: Some(up), ..LinkChange::default() })
+                .expect("changed");
+        });
+    }
+
+    /// Starts a node's dataplane again with other settings.
+    pub fn reconfigure(&mut self, index: usize, change: impl FnOnce(&mut Settings)) {
+        self.kill(index);
+        change(&mut self.nodes[index].settings);
+        self.start(index);
+    }
+
+    /// Gives the host outside a route to a node's pods.
+    pub fn outside_knows_pods(&self, index: usize) {
+        let node = &self.nodes[index];
+        self.outside.run(|| {
+            let mut socket = Socket::open().expect("netlink");
+            let link = socket.link("eth0").expect("a look-up").expect("eth0");
+            for cidr in node.pod_cidrs.iter().filter(|cidr| cidr.addr().is_ipv4()) {
+                socket
+                    .replace_route(Route {
+                        destination: cidr.network(),
+                        prefix: cidr.prefix_len(),
+                        index: link.index,
+                        gateway: Some(node.address),
+                        source: None,
+                        onlink: false,
+                        protocol: 4,
+                    })
+                    .expect("a route");
+            }
+        });
+    }
+
+    /// Bounds what a pod receives and sends.
+    pub fn bound(&mut self, pod: &TestPod, rates: Rates) {
+        let object = Pod { rates, ..self.object(pod, true) };
+        self.send(Change::Pod(object));
+        self.settle();
+    }
+
     /// Removes what a node has pinned, as the end of a cluster does.
     pub fn remove_pins(&self, index: usize) {
         remove_pins(&self.nodes[index].settings.pins).expect("pins removed");

@@ -27,6 +27,7 @@ pub const NEXT: i32 = -1;
 pub const DROP: i32 = 2;
 pub const REDIRECT: i32 = 7;
 
+pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
 pub const VXLAN_PORT: u16 = 8472;
 /// `lo`, which is the device that test runs pretend to be on.
 pub const LO: u32 = 1;
@@ -129,6 +130,11 @@ pub const REMOTE: IpAddr = V4.remote;
 pub const OUTSIDE: IpAddr = V4.outside;
 pub const CLUSTER_IP: IpAddr = V4.cluster_ip;
 
+/// An address of this node that has its NodePorts, too.
+pub fn own_address() -> Node {
+    Node { flags: Node::SELF | Node::NODE_PORTS }
+}
+
 pub fn endpoint(pod: &Pod) -> Endpoint {
     Endpoint {
         ifindex: LO,
@@ -155,6 +161,7 @@ pub fn config() -> Config {
         services_v4: Prefix::new(V4.cluster_ip, 16),
         services_v6: Prefix::new(V6.cluster_ip, 108),
         uplink_ifindex: LO,
+        uplink_mac: UPLINK_MAC,
         overlay_ifindex: OVERLAY,
         vni: 1,
         vxlan_port: Be16::new(VXLAN_PORT),
@@ -206,13 +213,9 @@ impl Bench {
                 node.put::<Addr, _>("ENDPOINTS", pod.ip.into(), endpoint(&pod));
             }
             for own in [net.node, net.gateway] {
-                node.put::<Addr, _>(
-                    "NODES",
-                    own.into(),
-                    fairlead_abi::Node { flags: fairlead_abi::Node::SELF },
-                );
+                node.put::<Addr, _>("NODES", own.into(), own_address());
             }
-            node.put::<Addr, _>("NODES", net.other_node.into(), fairlead_abi::Node { flags: 0 });
+            node.put::<Addr, _>("NODES", net.other_node.into(), Node { flags: 0 });
             let route = Route { node: OTHER_NODE.into(), flags: 0 };
             node.put_prefix("ROUTES", net.remote_pod(0), if net.bits == 32 { 24 } else { 64 }, route);
         }

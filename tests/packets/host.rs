@@ -35,6 +35,11 @@ pub struct World {
     pub flows: RefCell<HashMap<CtKey, CtEntry>>,
     pub nat: RefCell<HashMap<NatKey, NatValue>>,
     pub fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
+    pub tables: HashMap<u32, Vec<u16>>,
+    pub ranges: Vec<(u32, Prefix)>,
+    pub loads: RefCell<HashMap<LoadKey, u32>>,
+    pub direct: Vec<Prefix>,
+    pub rates: RefCell<HashMap<RateKey, Rate>>,
     pub metrics: RefCell<HashMap<u32, u64>>,
     pub now: Cell<u32>,
     pub random: Cell<u32>,
@@ -62,6 +67,11 @@ impl World {
             flows: RefCell::default(),
             nat: RefCell::default(),
             fragments: RefCell::default(),
+            tables: HashMap::new(),
+            ranges: Vec::new(),
+            loads: RefCell::default(),
+            direct: Vec::new(),
+            rates: RefCell::default(),
             metrics: RefCell::default(),
             now: Cell::new(NOW),
             random: Cell::new(1),
@@ -102,6 +112,11 @@ fn claim<K: std::hash::Hash + Eq + Copy, V: Copy>(map: &RefCell<HashMap<K, V>>, 
 impl Maps for World {
     type Flow<'a> = RefMut<'a, CtEntry>;
     type Nat<'a> = RefMut<'a, NatValue>;
+    type Bucket<'a> = RefMut<'a, Rate>;
+
+    fn nanoseconds(&self) -> u64 {
+        u64::from(self.now.get()) * 1_000_000_000
+    }
 
     fn now(&self) -> u32 {
         self.now.get()
@@ -141,6 +156,36 @@ impl Maps for World {
         self.backends.get(key)
     }
 
+    fn slot(&self, table: u32, index: u32) -> Option<u32> {
+        self.tables.get(&table)?.get(index as usize).map(|slot| u32::from(*slot))
+    }
+
+    fn is_in_range(&self, key: &RangeKey) -> bool {
+        self.ranges.iter().any(|(id, prefix)| *id == key.service.get() && prefix.contains(&key.addr))
+    }
+
+    fn load_of(&self, key: &LoadKey) -> u32 {
+        self.loads.borrow().get(key).copied().unwrap_or(0)
+    }
+
+    fn count_load(&self, key: &LoadKey, up: bool) {
+        let mut loads = self.loads.borrow_mut();
+        let load = loads.entry(*key).or_default();
+        *load = if up { *load + 1 } else { load.saturating_sub(1) };
+    }
+
+    fn is_direct(&self, addr: &Addr) -> bool {
+        self.direct.iter().any(|prefix| prefix.contains(addr))
+    }
+
+    fn is_announced(&self, _: &Addr) -> bool {
+        false
+    }
+
+    fn rate(&self, key: &RateKey) -> Option<RefMut<'_, Rate>> {
+        slot(&self.rates, key)
+    }
+
     fn cursor(&self, index: u32) -> u32 {
         let mut cursors = self.cursors.borrow_mut();
         let cursor = cursors.entry(index).or_default();
@@ -163,6 +208,10 @@ impl Maps for World {
     fn set_socket(&self, key: &SocketKey, value: &SocketValue) -> bool {
         self.sockets.borrow_mut().insert(*key, *value);
         true
+    }
+
+    fn remove_socket(&self, key: &SocketKey) {
+        self.sockets.borrow_mut().remove(key);
     }
 
     fn identity(&self, _: &Addr) -> u32 {
@@ -225,6 +274,10 @@ impl Skb for World {
 
     fn is_gso(&self) -> bool {
         false
+    }
+
+    fn segments(&self) -> u32 {
+        0
     }
 
     fn is_for_us(&self) -> bool {

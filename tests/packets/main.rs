@@ -3,7 +3,10 @@
 //! What `BPF_PROG_TEST_RUN` cannot give a program (tunnel metadata, sockets) is given to the same functions on
 //! the host instead; see `host`.
 
+mod announce;
+mod balance;
 mod cost;
+mod direct;
 mod flows;
 mod fragments;
 mod harness;
@@ -16,6 +19,7 @@ mod nodeport;
 mod overlay;
 mod packet;
 mod policy;
+mod rates;
 mod reasons;
 mod sctp;
 mod services;

@@ -161,3 +161,17 @@ fn a_flow_keeps_its_port_when_one_half_of_it_was_evicted() {
         assert_eq!(leave(&mut node, &tcp(client, server, ACK)), src);
     }
 }
+
+#[test]
+fn direct_destinations_see_the_pod() {
+    for net in NETS {
+        let mut node = Bench::new();
+        let flags = Config::OVERLAY | Config::MASQUERADE | Config::DIRECT;
+        node.configure(Config { flags, ..config() });
+        node.put_prefix("DIRECT", net.outside, net.bits - 8, 1u32);
+        let frame = tcp((net.a.ip, 40000), (net.outside, 443), SYN).frame();
+        node.expect("to_uplink", &frame, NEXT, &frame);
+        let out = node.run("to_uplink", &tcp((net.a.ip, 40000), (net.external_ip, 443), SYN).frame());
+        assert_eq!(headers(&out.bytes).src, net.node);
+    }
+}

@@ -76,7 +76,7 @@ fn a_backend_in_another_nodes_own_network_is_reached_and_answers_by_the_uplink()
             "from_uplink",
             &tcp(backend, src, SYN | ACK).frame(),
             REDIRECT,
-            &tcp(asked, client, SYN | ACK).frame(),
+            &tcp(asked, client, SYN | ACK).hop().frame(),
         );
         assert_eq!(node.metric(Metric::ToClient), 1);
     }
@@ -209,5 +209,61 @@ fn what_a_bridge_flooded_to_this_node_is_left_to_its_receiver() {
         let mut frame = tcp(client, asked, SYN).frame();
         frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x77]);
         node.expect("from_uplink", &frame, NEXT, &frame);
+    }
+}
+
+#[test]
+fn node_ports_answer_on_the_addresses_that_have_them() {
+    for net in NETS {
+        let mut node = node_with(&net, &[(net.b.ip, 8080)]);
+        node.put::<Addr, _>("NODES", net.node.into(), Node { flags: Node::SELF });
+        let frame = tcp((net.outside, 50000), (net.node, 30080), SYN).frame();
+        node.expect_untouched("from_uplink", &frame);
+        let out = node.run("from_pod", &tcp((net.a.ip, 40000), (net.gateway, 30080), SYN).frame());
+        assert_eq!(ends(&out.bytes).1, (net.b.ip, 8080));
+        let asked = tcp((net.a.ip, 40000), (net.node, 30080), SYN).frame();
+        node.expect_untouched("from_pod", &asked);
+    }
+}
+
+#[test]
+fn clients_outside_of_the_source_ranges_are_dropped() {
+    for net in NETS {
+        let mut node = Bench::new();
+        let (external, backend) = ((net.external_ip, 443), (net.b.ip, 8443));
+        let service = Service { id: 8, backends: 1, flags: Service::RANGES, ..Service::default() };
+        node.service_with(external.0, external.1, TCP, service, &[backend]);
+        let frame = tcp((net.outside, 50000), external, SYN).frame();
+        node.expect_drop("from_uplink", &frame, Reason::SourceRange);
+        let key = |id: u32| RangeKey { service: Be32::new(id), addr: net.outside.into() };
+        node.put_lpm("RANGES", 32 + 128 - 8, key(9), 1u32);
+        node.expect_drop("from_uplink", &frame, Reason::SourceRange);
+        node.put_lpm("RANGES", 32 + 128 - 8, key(8), 1u32);
+        assert_eq!(node.run("from_uplink", &frame).verdict, REDIRECT);
+        let pod = tcp((net.a.ip, 40000), external, SYN).frame();
+        node.expect_drop("from_pod", &pod, Reason::SourceRange);
+    }
+}
+
+#[test]
+fn a_packet_between_two_wires_loses_a_hop_and_ends_when_it_has_none() {
+    for net in NETS {
+        for backend in [(net.remote, 8080), (net.other_node, 8080)] {
+            let mut node = node_with(&net, &[backend]);
+            let packet = tcp((net.outside, 50000), (net.node, 30080), SYN);
+            let out = node.run("from_uplink", &packet.frame());
+            assert_eq!((out.verdict, headers(&out.bytes).hops), (REDIRECT, 63));
+            assert_sums(&out.bytes);
+            for hops in [0, 1] {
+                let frame = Packet { hops, ..packet.clone() }.frame();
+                assert_eq!(node.run("from_uplink", &frame).verdict, DROP);
+            }
+            assert_eq!(node.all_drops(), [(Reason::HopLimit, 2)]);
+        }
+        // What ends here keeps them.
+        let mut node = node_with(&net, &[(net.b.ip, 8080)]);
+        let packet = Packet { hops: 1, ..tcp((net.outside, 50000), (net.node, 30080), SYN) };
+        let out = node.run("from_uplink", &packet.frame());
+        assert_eq!((out.verdict, headers(&out.bytes).hops), (REDIRECT, 1));
     }
 }

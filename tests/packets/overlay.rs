@@ -1,6 +1,6 @@
 //! The overlay, with tunnel metadata: who is believed, and where packets go.
 
-use crate::harness::{NETS, NEXT, Net, REDIRECT, V4, V6, config, endpoint};
+use crate::harness::{NETS, NEXT, Net, REDIRECT, V4, V6, config, endpoint, own_address};
 use crate::host::{Sent, World};
 use crate::packet::*;
 use fairlead_abi::*;
@@ -34,8 +34,8 @@ fn world(under: &Net) -> World {
     for net in NETS {
         world.endpoints.insert(net.a.ip.into(), Endpoint { ifindex: 1, ..endpoint(&net.a) });
         world.endpoints.insert(net.b.ip.into(), Endpoint { ifindex: 77, ..endpoint(&net.b) });
-        world.nodes.insert(net.node.into(), Node { flags: Node::SELF });
-        world.nodes.insert(net.gateway.into(), Node { flags: Node::SELF });
+        world.nodes.insert(net.node.into(), own_address());
+        world.nodes.insert(net.gateway.into(), own_address());
         world.nodes.insert(net.other_node.into(), Node { flags: 0 });
         let len = if net.bits == 32 { 24 } else { 64 };
         world.routes.push((Prefix::new(net.remote, len), home));
@@ -146,7 +146,7 @@ fn a_remote_backend_of_a_node_port_answers_the_client_through_this_node() {
         world.tunnel.set(from(other_node));
         let (outcome, answer) = world.run(overlay::from_overlay, &tcp(dst, src, SYN | ACK).frame());
         assert_eq!((outcome, world.sent.get()), (Ok(REDIRECT), Sent::Neighbour(1)));
-        assert_eq!(answer, tcp(asked, client, SYN | ACK).frame());
+        assert_eq!(answer, tcp(asked, client, SYN | ACK).hop().frame());
         // And an error about what was sent there.
         let refusal = error(net.remote, net.gateway, 3, 3, &bytes).frame();
         let (outcome, refusal) = world.run(overlay::from_overlay, &refusal);
@@ -155,7 +155,7 @@ fn a_remote_backend_of_a_node_port_answers_the_client_through_this_node() {
         let outer = headers(&refusal);
         assert_eq!((outer.src, outer.dst), (net.node, net.outside));
         let quoted = outer.body.len() - 8 - 4;
-        assert_eq!(outer.body[8..8 + quoted], tcp(client, asked, SYN).frame()[14..14 + quoted]);
+        assert_eq!(outer.body[8..8 + quoted], tcp(client, asked, SYN).hop().frame()[14..14 + quoted]);
     }
 }
 
@@ -183,6 +183,7 @@ fn what_leaves_is_addressed_to_the_pods_node() {
         let frame = tcp((net.a.ip, 1), (net.remote, 80), SYN).frame();
         assert_eq!(world.run(overlay::to_overlay, &frame), (Ok(NEXT), frame));
         assert_eq!(world.tunnel.get(), from(other_node));
+        world.tunnel.set(None);
         let nowhere = tcp((net.a.ip, 1), (net.nowhere, 80), SYN).frame();
         assert_eq!(world.run(overlay::to_overlay, &nowhere).0, Err(Reason::NoRoute));
     }

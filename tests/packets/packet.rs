@@ -199,6 +199,12 @@ impl Packet {
         ethernet(0x86dd, &ip)
     }
 
+    /// One hop later.
+    pub fn hop(mut self) -> Self {
+        self.hops -= 1;
+        self
+    }
+
     /// The frame as it looks once handed to a pod, with other ends.
     pub fn to_pod(&self, pod: &crate::harness::Pod) -> Vec<u8> {
         let mut frame = self.frame();

@@ -1,6 +1,6 @@
 //! The socket hooks' decisions. That the kernel runs them is shown with real sockets in `netns`.
 
-use crate::harness::{CLUSTER_IP, NODE, OUTSIDE, config};
+use crate::harness::{CLUSTER_IP, NODE, OUTSIDE, config, own_address};
 use crate::host::World;
 use crate::packet::{TCP, UDP};
 use fairlead_abi::*;
@@ -50,7 +50,7 @@ fn world(backends: u8) -> World {
     let mut world = World::new(config());
     world.netns.insert(POD, NetnsEntry { role: NetnsEntry::POD, endpoint: 1 });
     world.netns.insert(HOST, NetnsEntry { role: NetnsEntry::NODE, endpoint: 0 });
-    world.nodes.insert(NODE.into(), Node { flags: Node::SELF });
+    world.nodes.insert(NODE.into(), own_address());
     for proto in [TCP, UDP] {
         for (addr, port) in [(Addr::from(CLUSTER_IP), 80), (Addr::UNSPECIFIED, 30080)] {
             let key = ServiceKey { addr, port: Be16::new(port), proto, _pad: 0 };
@@ -173,4 +173,59 @@ fn affinity_holds_per_network_namespace() {
     assert!((0..5).all(|_| connect(&world, POD) == pod && connect(&world, HOST) == host));
     world.now.set(world.now.get() + 61);
     assert_ne!(connect(&world, POD), pod, "the time is over");
+}
+
+#[test]
+fn least_connections_are_counted_until_the_socket_is_closed() {
+    let mut world = world(3);
+    for service in world.services.values_mut() {
+        service.algorithm = Service::LEAST;
+    }
+    let total = |world: &World| world.loads.borrow().values().sum::<u32>();
+    let open: Vec<_> = (0..300)
+        .map(|cookie| {
+            let sock = socket(cookie, POD, TCP, (CLUSTER_IP, 80));
+            assert!(socket::connect(&world, &sock));
+            sock
+        })
+        .collect();
+    assert_eq!(total(&world), 300);
+    let loads: Vec<u32> = world.loads.borrow().values().copied().collect();
+    assert!(loads.len() == 3 && loads.iter().all(|load| (80..=120).contains(load)), "{loads:?}");
+    for sock in open {
+        let (addr, port) = sock.peer();
+        socket::release(&world, sock.cookie, TCP, &addr, port);
+        socket::release(&world, sock.cookie, TCP, &addr, port);
+    }
+    assert_eq!(total(&world), 0);
+    assert!(world.sockets.borrow().is_empty(), "nothing of a closed socket stays");
+}
+
+#[test]
+fn a_pods_socket_leaves_source_ranges_to_its_packets() {
+    let mut world = world(1);
+    for service in world.services.values_mut() {
+        service.flags = Service::RANGES;
+    }
+    let sock = socket(1, POD, TCP, (CLUSTER_IP, 80));
+    assert!(socket::connect(&world, &sock));
+    assert_eq!(sock.peer().0, CLUSTER_IP.into());
+    let sock = socket(1, HOST, TCP, (CLUSTER_IP, 80));
+    assert!(socket::connect(&world, &sock));
+    assert_eq!(sock.peer().0, backend(0).addr, "the node itself may ask");
+}
+
+#[test]
+fn real_ipv6_addresses_are_translated_as_well() {
+    let mut world = world(0);
+    let net = crate::harness::V6;
+    let key = ServiceKey { addr: net.cluster_ip.into(), port: Be16::new(80), proto: TCP, _pad: 0 };
+    world.services.insert(key, Service { id: 9, backends: 1, ..Service::default() });
+    let to = Backend { addr: net.remote.into(), port: Be16::new(8080), flags: 0 };
+    world.backends.insert(BackendKey { service: 9, slot: 0 }, to);
+    let sock = socket(1, POD, TCP, (net.cluster_ip, 80));
+    assert!(socket::connect(&world, &sock));
+    assert_eq!(sock.peer(), (net.remote.into(), Be16::new(8080)));
+    socket::restore(&world, &sock);
+    assert_eq!(sock.peer(), (net.cluster_ip.into(), Be16::new(80)));
 }

@@ -2,7 +2,7 @@
 
 use crate::parse::{Packet, proto, tcp};
 use crate::{Scratch, World, policy};
-use fairlead_abi::{CtEntry, Endpoint, Metric, Reason};
+use fairlead_abi::{Addr, Be16, CtEntry, Endpoint, LoadKey, Metric, Reason};
 
 /// Who a packet goes between, as far as this node has them.
 pub struct Parties<'a> {
@@ -56,7 +56,11 @@ pub fn admit<W: World>(world: &W, scratch: &mut Scratch, parties: &Parties<'_>) 
             if flow.flags & CtEntry::NODE == 0 {
                 renew(world, scratch, parties, &mut flow, reply)?;
             }
-            track(&scratch.packet, &mut flow, reply, now);
+            if track(&scratch.packet, &mut flow, reply, now) {
+                let to = &scratch.to;
+                let (backend, port) = if reply { (&to.src, to.src_port) } else { (&to.dst, to.dst_port) };
+                count(world, backend, port, scratch.packet.proto, flow.service << 1);
+            }
             if reply {
                 let fresh = &mut scratch.fresh;
                 (fresh.client, fresh.client_port) = (flow.client, flow.client_port);
@@ -124,12 +128,22 @@ fn open<W: World>(world: &W, scratch: &mut Scratch, parties: &Parties<'_>, high:
     fresh.asked_revision = revision(parties.destination);
     fresh.state = CtEntry::NEW;
     track(&scratch.packet, fresh, false, now);
+    if fresh.flags & CtEntry::COUNTED != 0 {
+        count(world, &scratch.to.dst, scratch.to.dst_port, scratch.packet.proto, fresh.service << 1 | 1);
+    }
     world.count(if world.set_flow(&scratch.key, fresh) { Metric::FlowOpened } else { Metric::ConntrackFull });
 }
 
-/// Moves the state and pushes the expiry on.
+/// Counts a connection of a backend up or down: `change` is twice the service, and one more for up.
+#[inline(never)]
+pub fn count<W: World>(world: &W, backend: &Addr, port: Be16, proto: u8, change: u32) {
+    let key = LoadKey { addr: *backend, port, proto, _pad: 0, service: change >> 1 };
+    world.count_load(&key, change & 1 != 0);
+}
+
+/// Moves the state and pushes the expiry on. True when the flow has just ended and counts in `LOADS` no more.
 #[inline(always)]
-pub fn track(packet: &Packet, flow: &mut CtEntry, reply: bool, now: u32) {
+pub fn track(packet: &Packet, flow: &mut CtEntry, reply: bool, now: u32) -> bool {
     let (mut state, mut flags) = (flow.state, flow.flags);
     if state == CtEntry::NEW && reply {
         state = CtEntry::ESTABLISHED;
@@ -140,6 +154,10 @@ pub fn track(packet: &Packet, flow: &mut CtEntry, reply: bool, now: u32) {
     let finished = CtEntry::FIN_ASKED | CtEntry::FIN_OPENER;
     if packet.tcp_flags & tcp::RST != 0 || flags & finished == finished {
         state = CtEntry::CLOSED;
+    }
+    let ended = state == CtEntry::CLOSED && flags & CtEntry::COUNTED != 0;
+    if ended {
+        flags &= !CtEntry::COUNTED;
     }
     let seconds = if packet.proto == proto::TCP {
         match state {
@@ -163,6 +181,7 @@ pub fn track(packet: &Packet, flow: &mut CtEntry, reply: bool, now: u32) {
     if flow.flags != flags {
         flow.flags = flags;
     }
+    ended
 }
 
 /// An entry without translation, to be filled.
@@ -173,8 +192,8 @@ pub fn forget_translation(scratch: &mut Scratch) {
     fresh._pad = 0;
     fresh.ifindex = 0;
     fresh.service = 0;
-    fresh.client = fairlead_abi::Addr::UNSPECIFIED;
-    fresh.virtual_addr = fairlead_abi::Addr::UNSPECIFIED;
+    fresh.client = Addr::UNSPECIFIED;
+    fresh.virtual_addr = Addr::UNSPECIFIED;
     fresh.client_port.0 = 0;
     fresh.virtual_port.0 = 0;
 }

@@ -1,8 +1,8 @@
 //! Entry points, named after the hooks they are for.
 
-use crate::kernel::{Kernel, Socket};
-use aya_ebpf::macros::{cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, TcContext};
+use crate::kernel::{Closing, Kernel, Socket};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
 use fairlead_abi::{FlowEvent, Reason};
 use fairlead_programs::{DROP, Maps, Outcome, Scratch, Skb, overlay, pod, reject, socket, uplink};
 
@@ -73,6 +73,14 @@ tc! {
     to_overlay = TO_OVERLAY, overlay::to_overlay, |_: &Kernel| DROP;
     from_uplink = FROM_UPLINK, uplink::from_uplink, |world: &Kernel| world.redirect(world.ifindex());
     to_uplink = TO_UPLINK, uplink::to_uplink, |_: &Kernel| DROP;
+}
+
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    let sock = Closing::new(ctx.sock);
+    let (addr, port) = sock.peer();
+    socket::release(&sock, sock.cookie(), sock.proto(), &addr, port);
+    1
 }
 
 macro_rules! sock_addr {

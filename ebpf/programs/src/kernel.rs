@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6, BPF_NOEXIST,
-    bpf_sock_addr, bpf_tunnel_key,
+    bpf_sock, bpf_sock_addr, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::map;
@@ -99,6 +99,7 @@ pub struct Run<C> {
 }
 
 const HOST_PREFIX: u32 = 128;
+const RANGE_PREFIX: u32 = 32 + HOST_PREFIX;
 const PACKET_HOST: u32 = 0;
 
 impl<C> Maps for Run<C> {
@@ -110,6 +111,16 @@ impl<C> Maps for Run<C> {
         = Slot<NatValue>
     where
         C: 'a;
+    type Bucket<'a>
+        = Slot<Rate>
+    where
+        C: 'a;
+
+    #[inline(always)]
+    fn nanoseconds(&self) -> u64 {
+        // SAFETY: the helper has no precondition.
+        unsafe { helper::bpf_ktime_get_ns() }
+    }
 
     #[inline(always)]
     fn now(&self) -> u32 {
@@ -164,6 +175,57 @@ impl<C> Maps for Run<C> {
     }
 
     #[inline(always)]
+    fn slot(&self, table: u32, index: u32) -> Option<u32> {
+        // The compiler knows that the index is a remainder and leaves the comparison out; the verifier does not.
+        let index = core::hint::black_box(index) as usize;
+        // SAFETY: as above.
+        unsafe { TABLES.get(&table) }?.slots.get(index).map(|slot| u32::from(*slot))
+    }
+
+    #[inline(always)]
+    fn is_in_range(&self, key: &RangeKey) -> bool {
+        RANGES.get(Key::new(RANGE_PREFIX, *key)).is_some()
+    }
+
+    #[inline(always)]
+    fn load_of(&self, key: &LoadKey) -> u32 {
+        // SAFETY: as above; the value is copied at once.
+        unsafe { LOADS.get(key) }.copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn count_load(&self, key: &LoadKey, up: bool) {
+        let Some(load) = LOADS.get_ptr_mut(key) else {
+            if up {
+                let _ = LOADS.insert(key, 1u32, 0);
+            }
+            return;
+        };
+        // SAFETY: the pointer is to an entry of the map. Two CPUs may count as one, which userspace mends.
+        unsafe {
+            let number = ptr::read_volatile(load);
+            let next = if up { number.saturating_add(1) } else { number.saturating_sub(1) };
+            ptr::write_volatile(load, next);
+        }
+    }
+
+    #[inline(always)]
+    fn is_direct(&self, addr: &Addr) -> bool {
+        DIRECT.get(Key::new(HOST_PREFIX, *addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn is_announced(&self, addr: &Addr) -> bool {
+        // SAFETY: as above.
+        unsafe { ANNOUNCED.get(addr) }.is_some()
+    }
+
+    #[inline(always)]
+    fn rate(&self, key: &RateKey) -> Option<Slot<Rate>> {
+        RATES.get_ptr_mut(key).map(Slot)
+    }
+
+    #[inline(always)]
     fn cursor(&self, index: u32) -> u32 {
         let Some(cursor) = CURSORS.get_ptr_mut(index) else { return 0 };
         // SAFETY: the pointer is to an entry of the array. Two CPUs may read the same number: they then
@@ -195,6 +257,11 @@ impl<C> Maps for Run<C> {
     #[inline(always)]
     fn set_socket(&self, key: &SocketKey, value: &SocketValue) -> bool {
         SOCKETS.insert(key, value, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_socket(&self, key: &SocketKey) {
+        let _ = SOCKETS.remove(key);
     }
 
     #[inline(always)]
@@ -298,13 +365,6 @@ impl Kernel {
         Self { ctx: skb }
     }
 
-    /// Nanoseconds of the monotonic clock.
-    #[inline(always)]
-    pub fn nanoseconds(&self) -> u64 {
-        // SAFETY: the helper has no precondition.
-        unsafe { helper::bpf_ktime_get_ns() }
-    }
-
     #[inline(always)]
     fn store_with<T: IntoBytes + Immutable>(&self, offset: u32, from: &T, flags: u64) -> bool {
         // SAFETY: the helper reads exactly the size of T, which has no padding.
@@ -338,6 +398,12 @@ impl Skb for Kernel {
     fn is_gso(&self) -> bool {
         // SAFETY: as above.
         unsafe { (*self.ctx).gso_size != 0 }
+    }
+
+    #[inline(always)]
+    fn segments(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.ctx).gso_segs }
     }
 
     #[inline(always)]
@@ -492,6 +558,52 @@ impl Skb for Kernel {
     fn redirect_neigh(&self, ifindex: u32) -> i32 {
         // SAFETY: without parameters the kernel looks the next hop up.
         unsafe { helper::bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 }
+    }
+}
+
+/// A run for a socket that is being closed.
+pub type Closing = Run<*mut bpf_sock>;
+
+impl Closing {
+    /// For one run of a program.
+    #[inline(always)]
+    pub fn new(ctx: *mut bpf_sock) -> Self {
+        Self { ctx }
+    }
+
+    /// The socket's number.
+    #[inline(always)]
+    pub fn cookie(&self) -> u64 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { helper::bpf_get_socket_cookie(self.ctx.cast()) }
+    }
+
+    /// IP protocol number.
+    #[inline(always)]
+    pub fn proto(&self) -> u8 {
+        // SAFETY: as above.
+        unsafe { (*self.ctx).protocol as u8 }
+    }
+
+    /// Where it is connected to; IPv4 in mapped form.
+    #[inline(always)]
+    pub fn peer(&self) -> (Addr, Be16) {
+        const AF_INET: u32 = 2;
+        // SAFETY: as above. The verifier wants each word of the context read by itself, and not at an address that
+        // depends on the family.
+        unsafe {
+            let port = Be16(ptr::read_volatile(&raw const (*self.ctx).dst_port));
+            let v4 = ptr::read_volatile(&raw const (*self.ctx).dst_ip4);
+            let words = (&raw const (*self.ctx).dst_ip6).cast::<u32>();
+            let v6 = Addr([
+                ptr::read_volatile(words),
+                ptr::read_volatile(words.add(1)),
+                ptr::read_volatile(words.add(2)),
+                ptr::read_volatile(words.add(3)),
+            ]);
+            let family = ptr::read_volatile(&raw const (*self.ctx).family);
+            (if family == AF_INET { Addr::from_v4_word(v4) } else { v6 }, port)
+        }
     }
 }
 

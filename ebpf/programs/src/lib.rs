@@ -9,6 +9,7 @@
 //! 512 bytes of stack lives in [`Scratch`].
 #![cfg_attr(not(test), no_std)]
 
+pub mod announce;
 pub mod conntrack;
 pub mod deliver;
 pub mod family;
@@ -18,6 +19,7 @@ pub mod overlay;
 pub mod parse;
 pub mod pod;
 pub mod policy;
+pub mod rate;
 pub mod reject;
 pub mod rewrite;
 pub mod sctp;
@@ -88,8 +90,14 @@ pub struct Scratch {
     pub inner_proto: u32,
     /// Whether it is of a known flow.
     pub inner_known: bool,
+    /// Which backend a client gets.
+    pub choice: service::Choice,
+    /// The backend answers the client itself: the packet goes to its node as it is.
+    pub direct: bool,
     /// Headers under construction.
     pub header: reject::Header,
+    /// A neighbour advertisement under construction.
+    pub neighbour: announce::Answer,
     /// The rule that decided.
     pub rule: u32,
     /// The endpoint whose rules decided.

@@ -1,7 +1,8 @@
 //! The VXLAN device.
 
-use crate::conntrack::{Parties, admit, forget_translation};
+use crate::conntrack::{self, Parties, admit, forget_translation};
 use crate::parse::{self, ETH_IPV4, ETH_IPV6, Ipv4, L3, Packet};
+use crate::service::{self, Origin};
 use crate::world::{config, is_own};
 use crate::{Family, NEXT, Outcome, Scratch, World, deliver, icmp, pod, rewrite};
 use fairlead_abi::{Addr, Config, CtEntry, Metric, Node, Reason};
@@ -21,11 +22,14 @@ pub fn from_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         return Err(Reason::LinkLocalNoise);
     }
     let net = Family::of(config, &scratch.packet);
-    authentic(world, scratch, config)?;
+    let owned = authentic(world, scratch, config)?;
     if !world.accept() {
         return Err(Reason::Malformed);
     }
     forget_translation(scratch);
+    if !owned {
+        return direct(world, scratch, net);
+    }
     let dst = scratch.packet.dst;
     if dst == *net.gateway() || is_own(world, &dst) {
         return to_node(world, scratch);
@@ -37,7 +41,7 @@ pub fn from_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         && icmp::read(world, scratch)
         && icmp::related(world, scratch, false)?.is_some()
     {
-        return deliver::to_pod(world, endpoint);
+        return deliver::to_pod(world, scratch, endpoint);
     }
     if !net.cluster().contains(&scratch.packet.src) {
         // A node asks with an address that the uplink leads to, too: the answer must go back this way.
@@ -49,12 +53,33 @@ pub fn from_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         pod::restore(scratch, seen.flags);
         rewrite::apply(world, scratch)?;
     }
-    deliver::to_pod(world, endpoint)
+    deliver::to_pod(world, scratch, endpoint)
 }
 
-/// A packet is believed when its outer source is a node, and its inner source is that node's or its pods'.
+/// A client's packet for a Service whose answers leave from here, not from the node that the client asked.
 #[inline(always)]
-fn authentic<W: World>(world: &W, scratch: &Scratch, config: &Config) -> Result<(), Reason> {
+fn direct<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome {
+    let src = scratch.packet.src;
+    let Some(service) = service::find_direct(world, &scratch.packet) else {
+        return Err(Reason::ForgedOverlay);
+    };
+    if net.cluster().contains(&src) || is_own(world, &src) {
+        return Err(Reason::ForgedOverlay);
+    }
+    service::translate_for(world, scratch, net.config, service, Origin::Node)?;
+    let dst = scratch.to.dst;
+    let Some(endpoint) = deliver::pod(world, scratch, &dst)? else {
+        return Err(Reason::NoLocalBackend);
+    };
+    admit(world, scratch, &Parties { source: None, destination: Some(endpoint), node: false })?;
+    rewrite::apply(world, scratch)?;
+    deliver::to_pod(world, scratch, endpoint)
+}
+
+/// A packet is believed when its outer source is a node, and its inner source is that node's or its pods'. False for
+/// one from a node with the source of somebody else.
+#[inline(always)]
+fn authentic<W: World>(world: &W, scratch: &Scratch, config: &Config) -> Result<bool, Reason> {
     let Some((vni, from)) = world.tunnel() else { return Err(Reason::ForgedOverlay) };
     let src = scratch.packet.src;
     let home = match world.route(&src) {
@@ -63,7 +88,7 @@ fn authentic<W: World>(world: &W, scratch: &Scratch, config: &Config) -> Result<
         None => src,
     };
     let known = world.node(&from).is_some_and(|node| node.flags & Node::SELF == 0);
-    if vni == config.vni && known && home == from { Ok(()) } else { Err(Reason::ForgedOverlay) }
+    if vni == config.vni && known { Ok(home == from) } else { Err(Reason::ForgedOverlay) }
 }
 
 /// Answers to what this node asked: its own packets, and those of NodePort clients that it sent on.
@@ -73,12 +98,12 @@ fn to_node<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         return match icmp::read(world, scratch)
             && icmp::related(world, scratch, false)?.is_some_and(|f| f != 0)
         {
-            true => to_client(world, scratch.fresh.ifindex),
+            true => to_client(world, scratch, scratch.fresh.ifindex),
             false => deliver::to_stack(world),
         };
     }
     match answer(world, scratch)? {
-        Some(ifindex) => to_client(world, ifindex),
+        Some(ifindex) => to_client(world, scratch, ifindex),
         None => deliver::to_stack(world),
     }
 }
@@ -98,8 +123,10 @@ pub fn answer<W: World>(world: &W, scratch: &mut Scratch) -> Result<Option<u32>,
     if flow.expires < now || !reply || flow.flags & CtEntry::SNAT == 0 {
         return Ok(None);
     }
-    crate::conntrack::track(&scratch.packet, &mut flow, true, now);
     let to = &mut scratch.to;
+    if conntrack::track(&scratch.packet, &mut flow, true, now) {
+        conntrack::count(world, &to.src, to.src_port, scratch.packet.proto, flow.service << 1);
+    }
     (to.src, to.src_port) = (flow.virtual_addr, flow.virtual_port);
     (to.dst, to.dst_port) = (flow.client, flow.client_port);
     let ifindex = flow.ifindex;
@@ -110,7 +137,8 @@ pub fn answer<W: World>(world: &W, scratch: &mut Scratch) -> Result<Option<u32>,
 /// Sends to a client outside. The stack would refuse a packet from outside that has its own address as the
 /// source, so the next hop is looked up without it.
 #[inline(always)]
-pub fn to_client<W: World>(world: &W, ifindex: u32) -> Outcome {
+pub fn to_client<W: World>(world: &W, scratch: &Scratch, ifindex: u32) -> Outcome {
+    deliver::hop(world, scratch)?;
     world.count(Metric::ToClient);
     Ok(world.redirect_neigh(ifindex))
 }
@@ -146,6 +174,8 @@ pub fn to_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         Some(route) => route.node,
         // An answer to a node that asked by the overlay.
         None if world.node(&dst).is_some_and(|node| node.flags & Node::SELF == 0) => dst,
+        // A client's packet, sent here with the backend's node by `from_uplink`.
+        None if world.tunnel().is_some() => return Ok(NEXT),
         None => return Err(Reason::NoRoute),
     };
     if world.set_tunnel(config.vni, &home) { Ok(NEXT) } else { Err(Reason::NoRoute) }

@@ -534,15 +534,23 @@ pub fn is_forged_overlay<W: World>(world: &W, config: &Config, packet: &Packet) 
 /// ARP for IPv4 over Ethernet (RFC 826).
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct Arp {
-    hardware: Be16,
-    protocol: Be16,
-    lengths: [u8; 2],
-    operation: Be16,
-    sender_mac: [u8; 6],
-    sender_ip: [u8; 4],
-    target_mac: [u8; 6],
-    target_ip: [u8; 4],
+pub struct Arp {
+    /// 1 for Ethernet.
+    pub hardware: Be16,
+    /// `ETH_P_IP`.
+    pub protocol: Be16,
+    /// Bytes of a link-layer address and of an IP address.
+    pub lengths: [u8; 2],
+    /// 1 for a request, 2 for a reply.
+    pub operation: Be16,
+    /// Who sends.
+    pub sender_mac: [u8; 6],
+    /// The same.
+    pub sender_ip: [u8; 4],
+    /// Who is asked for, or answered.
+    pub target_mac: [u8; 6],
+    /// The same.
+    pub target_ip: [u8; 4],
 }
 
 /// Takes the two addresses of an ARP message for those of the packet.

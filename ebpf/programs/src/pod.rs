@@ -2,9 +2,10 @@
 
 use crate::conntrack::{Parties, admit, forget_translation};
 use crate::parse::{self, ETH_ARP, ETH_IPV4, ETH_IPV6, Packet, icmpv6};
+use crate::service::{self, Origin};
 use crate::world::{config, is_own};
-use crate::{Family, Outcome, Scratch, World, deliver, icmp, rewrite, service};
-use fairlead_abi::{Addr, Config, CtEntry, Endpoint, Reason};
+use crate::{Family, Outcome, Scratch, World, deliver, icmp, rate, rewrite};
+use fairlead_abi::{Addr, Config, CtEntry, Endpoint, RateKey, Reason};
 
 /// What a pod sends.
 ///
@@ -26,6 +27,7 @@ pub fn from_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let endpoint = own_endpoint(world, scratch, Reason::SpoofedSource)?;
     parsed?;
     let net = Family::of(config, &scratch.packet);
+    rate::take(world, scratch, endpoint, RateKey::EGRESS)?;
     if parse::is_bad_destination(&scratch.packet) {
         return Err(Reason::BadDestination);
     }
@@ -44,7 +46,7 @@ pub fn from_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let dst = scratch.packet.dst;
     let pods = net.cluster().contains(&dst) && dst != *net.gateway();
     let cluster = pods || dst == net.pod_gateway();
-    let translated = !cluster && service::translate(world, scratch, net, false)?;
+    let translated = !cluster && service::translate(world, scratch, net, Origin::Pod)?;
     let node = !cluster && is_own(world, &scratch.to.dst);
     if node && !translated {
         return deliver::to_stack(world);
@@ -114,7 +116,7 @@ fn leave<W: World>(
         rewrite::apply(world, scratch)?;
     }
     match destination {
-        Some(endpoint) => deliver::to_pod(world, endpoint),
+        Some(endpoint) => deliver::to_pod(world, scratch, endpoint),
         None => {
             let dst = scratch.to.dst;
             deliver::away(world, net, &dst)
@@ -208,6 +210,7 @@ pub fn to_pod<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         return Err(Reason::EndpointClosed);
     }
     forget_translation(scratch);
+    rate::take(world, scratch, endpoint, RateKey::INGRESS)?;
     if scratch.packet.is(Packet::ICMP_ERROR)
         && icmp::read(world, scratch)
         && icmp::related(world, scratch, false)?.is_some()

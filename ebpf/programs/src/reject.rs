@@ -162,7 +162,7 @@ fn v6_header(w: &mut [u32; V6], src: &Addr, dst: &Addr, len: u16, next: u8) {
 
 /// Adds the addresses of a pseudo header.
 #[inline(always)]
-fn addresses(sum: u64, v6: bool, src: &Addr, dst: &Addr) -> u64 {
+pub fn addresses(sum: u64, v6: bool, src: &Addr, dst: &Addr) -> u64 {
     let mut sum = add(add(sum, src.0[3]), dst.0[3]);
     if v6 {
         sum = add(add(add(sum, src.0[0]), src.0[1]), src.0[2]);
@@ -179,12 +179,13 @@ fn pair(a: Be16, b: Be16) -> u32 {
 
 /// Adds a word's two halves, in the machine's order, which RFC 1071 section 2 shows to be as good as any.
 #[inline(always)]
-fn add(sum: u64, word: u32) -> u64 {
+pub fn add(sum: u64, word: u32) -> u64 {
     sum + u64::from(word & 0xffff) + u64::from(word >> 16)
 }
 
+/// The checksum of what was added.
 #[inline(always)]
-fn fold(sum: u64) -> u16 {
+pub fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     !(sum as u16)

@@ -1,9 +1,9 @@
 //! Sockets are pointed to a backend when they connect or send, so that their packets need no translation.
 
 use crate::parse::proto;
-use crate::service;
+use crate::service::{self, Choice};
 use crate::world::Maps;
-use fairlead_abi::{Addr, Backend, Be16, Metric, SocketKey, SocketValue};
+use fairlead_abi::{Addr, AffinityValue, Be16, LoadKey, Metric, NetnsEntry, Service, SocketKey, SocketValue};
 
 /// How many slots are tried when one has just gone.
 const ATTEMPTS: u32 = 4;
@@ -47,6 +47,17 @@ pub fn restore<M: Maps, S: Sock>(maps: &M, sock: &S) {
     }
 }
 
+/// `close()` of a socket that is connected to `addr`.
+#[inline(always)]
+pub fn release<M: Maps>(maps: &M, cookie: u64, proto: u8, addr: &Addr, port: Be16) {
+    let key = SocketKey { cookie, addr: *addr, port, proto, kind: SocketKey::REPLY, _pad: 0 };
+    let Some(value) = maps.socket(&key) else { return };
+    maps.remove_socket(&key);
+    if value.slot != 0 {
+        maps.count_load(&LoadKey { addr: *addr, port, proto, _pad: 0, service: value.slot }, false);
+    }
+}
+
 #[inline(always)]
 fn translate<M: Maps, S: Sock>(maps: &M, sock: &S, datagram: bool) -> bool {
     let proto = sock.proto();
@@ -54,11 +65,13 @@ fn translate<M: Maps, S: Sock>(maps: &M, sock: &S, datagram: bool) -> bool {
         return true;
     }
     let netns = sock.netns();
-    if maps.netns(netns).is_none() {
-        return true;
-    }
+    let Some(NetnsEntry { role, .. }) = maps.netns(netns).copied() else { return true };
     let (addr, port) = sock.peer();
     let Some(found) = service::find(maps, &addr, port, proto) else { return true };
+    if found.flags & Service::RANGES != 0 && role == NetnsEntry::POD {
+        // Whether the client may ask is seen by the address of its packets, which are translated then.
+        return true;
+    }
     if found.backends == 0 {
         maps.count(Metric::SocketRefused);
         sock.refuse();
@@ -76,23 +89,31 @@ fn translate<M: Maps, S: Sock>(maps: &M, sock: &S, datagram: bool) -> bool {
     }
     // Affinity is by client address; a network namespace stands for it here.
     let client = Addr([0, 0, (netns >> 32) as u32, netns as u32]);
-    let mut chosen: Option<(Backend, u32)> = None;
+    let mut choice = Choice { proto: u32::from(proto), ..Choice::default() };
+    choice.key.client = client;
+    choice.hash = if found.affinity_seconds != 0 { service::hash_client(&client) } else { maps.random() };
+    let mut chosen = false;
     for attempt in 0..ATTEMPTS {
-        chosen = service::choose(maps, found, &client, attempt == 0);
-        if chosen.is_some() {
+        chosen = service::choose(maps, found, &mut choice, attempt);
+        if chosen {
             break;
         }
     }
-    let Some((backend, slot)) = chosen else {
+    if !chosen {
         maps.count(Metric::SocketRefused);
         sock.refuse();
         return false;
-    };
+    }
+    let AffinityValue { backend, slot, .. } = choice.value;
     if datagram {
         maps.set_socket(&key, &SocketValue { addr: backend.addr, port: backend.port, _pad: 0, slot });
     }
     (key.addr, key.port, key.kind) = (backend.addr, backend.port, SocketKey::REPLY);
-    maps.set_socket(&key, &SocketValue { addr, port, _pad: 0, slot: 0 });
+    let counted = found.algorithm == Service::LEAST && !datagram;
+    let value = SocketValue { addr, port, _pad: 0, slot: if counted { found.id } else { 0 } };
+    if maps.set_socket(&key, &value) && counted {
+        maps.count_load(&LoadKey { addr: key.addr, port: key.port, proto, _pad: 0, service: found.id }, true);
+    }
     maps.count(Metric::SocketTranslated);
     sock.set_peer(&backend.addr, backend.port);
     true

@@ -4,10 +4,12 @@
 //! untouched, even when it does not parse: it is the stack's.
 
 use crate::conntrack::{self, Parties, admit, forget_translation};
-use crate::parse::{self, ETH_IPV4, ETH_IPV6, Packet, proto};
-use crate::service::{self, is_translated_port};
+use crate::parse::{self, ETH_ARP, ETH_IPV4, ETH_IPV6, Packet, icmpv6, proto};
+use crate::service::{self, Origin, is_translated_port};
 use crate::world::{config, is_own};
-use crate::{Family, NEXT, Outcome, Scratch, World, deliver, icmp, masquerade, overlay, pod, rewrite};
+use crate::{
+    Family, NEXT, Outcome, Scratch, World, announce, deliver, icmp, masquerade, overlay, pod, rewrite,
+};
 use fairlead_abi::{Addr, Config, CtEntry, Reason};
 
 /// What comes from outside.
@@ -17,13 +19,28 @@ use fairlead_abi::{Addr, Config, CtEntry, Reason};
 #[inline(always)]
 pub fn from_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let Ok(config) = config(world) else { return Ok(NEXT) };
+    if world.ether_type() == ETH_ARP && announce::answer(world, scratch, config) {
+        return Ok(world.redirect(world.ifindex()));
+    }
     // A bridge floods what is for others; answering that, too, would double it.
+    if world.ether_type() == ETH_IPV6
+        && !world.is_for_us()
+        && Family::has_v6(config)
+        && announce::answer(world, scratch, config)
+    {
+        return Ok(world.redirect(world.ifindex()));
+    }
     if !is_ip(world) || !world.is_for_us() || parse::ip(world, scratch, config).is_err() {
         return Ok(NEXT);
     }
     let net = Family::of(config, &scratch.packet);
-    if is_overlay(net, &scratch.packet) || scratch.packet.is_link_local_noise() {
+    if is_overlay(net, &scratch.packet) {
         return Ok(NEXT);
+    }
+    if scratch.packet.is_link_local_noise() {
+        let asks = scratch.packet.icmp_type == icmpv6::NEIGHBOUR_SOLICITATION;
+        let answered = asks && announce::answer(world, scratch, config);
+        return Ok(if answered { world.redirect(world.ifindex()) } else { NEXT });
     }
     forget_translation(scratch);
     let (src, dst) = (scratch.packet.src, scratch.packet.dst);
@@ -40,13 +57,13 @@ pub fn from_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         let ports = has_ports(&scratch.packet);
         if !ports || is_translated_port(config, scratch.packet.dst_port) {
             if let Some(ifindex) = overlay::answer(world, scratch)? {
-                return overlay::to_client(world, ifindex);
+                return overlay::to_client(world, scratch, ifindex);
             }
             if masquerade::back(world, scratch).is_some() {
                 return inward(world, scratch);
             }
         }
-        if service::translate(world, scratch, net, true)? {
+        if service::translate(world, scratch, net, Origin::Uplink)? {
             return serve(world, scratch, net);
         }
         return Ok(NEXT);
@@ -88,7 +105,7 @@ fn inward<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         && icmp::read(world, scratch)
         && icmp::related(world, scratch, false)?.is_some()
     {
-        return deliver::to_pod(world, endpoint);
+        return deliver::to_pod(world, scratch, endpoint);
     }
     let parties = Parties { source: None, destination: Some(endpoint), node: false };
     let seen = admit(world, scratch, &parties)?;
@@ -96,23 +113,32 @@ fn inward<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
         pod::restore(scratch, seen.flags);
     }
     rewrite::apply(world, scratch)?;
-    deliver::to_pod(world, endpoint)
+    deliver::to_pod(world, scratch, endpoint)
 }
 
 /// To the backend that was chosen.
 #[inline(always)]
 fn serve<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome {
     let dst = scratch.to.dst;
+    if scratch.direct {
+        let Some(route) = world.route(&dst) else { return Err(Reason::NoRoute) };
+        deliver::hop(world, scratch)?;
+        return match world.set_tunnel(net.config.vni, &route.node) {
+            true => deliver::to_overlay(world, net),
+            false => Err(Reason::NoRoute),
+        };
+    }
     let destination = deliver::pod(world, scratch, &dst)?;
     let node = destination.is_none() && is_own(world, &dst);
     admit(world, scratch, &Parties { source: None, destination, node })?;
     rewrite::apply(world, scratch)?;
     if let Some(endpoint) = destination {
-        return deliver::to_pod(world, endpoint);
+        return deliver::to_pod(world, scratch, endpoint);
     }
     if node {
         return deliver::to_stack(world);
     }
+    deliver::hop(world, scratch)?;
     if net.is_overlaid(&dst) {
         return deliver::to_overlay(world, net);
     }
@@ -133,16 +159,17 @@ fn error<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome
     };
     let dst = scratch.to.dst;
     if let Some(endpoint) = deliver::pod(world, scratch, &dst)? {
-        return deliver::to_pod(world, endpoint);
+        return deliver::to_pod(world, scratch, endpoint);
     }
     if is_own(world, &dst) {
         return Ok(NEXT);
     }
     if net.is_overlaid(&dst) {
+        deliver::hop(world, scratch)?;
         return deliver::to_overlay(world, net);
     }
     let out = if ifindex != 0 { ifindex } else { world.ifindex() };
-    overlay::to_client(world, out)
+    overlay::to_client(world, scratch, out)
 }
 
 /// What leaves for the outside.
@@ -180,8 +207,10 @@ pub fn to_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     {
         let reply = (flow.flags & CtEntry::HIGH_OPENED != 0) != high;
         if reply && flow.flags & CtEntry::DNAT != 0 {
-            conntrack::track(&scratch.packet, &mut flow, true, now);
             let to = &mut scratch.to;
+            if conntrack::track(&scratch.packet, &mut flow, true, now) {
+                conntrack::count(world, &to.src, to.src_port, scratch.packet.proto, flow.service << 1);
+            }
             (to.src, to.src_port) = (flow.virtual_addr, flow.virtual_port);
             rewrite::apply(world, scratch)?;
             return Ok(NEXT);
@@ -190,7 +219,7 @@ pub fn to_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
             return Ok(NEXT);
         }
     }
-    if !leaves_hidden(net, &scratch.packet) {
+    if !leaves_hidden(world, net, &scratch.packet) {
         return Ok(NEXT);
     }
     masquerade::leave(world, scratch, net)?;
@@ -201,14 +230,15 @@ pub fn to_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
 /// Pods' packets to the outside; and the node's own ones on a port of the range, so that no pod's flow can be
 /// given the same ends.
 #[inline(always)]
-fn leaves_hidden(net: Family<'_>, packet: &Packet) -> bool {
+fn leaves_hidden<W: World>(world: &W, net: Family<'_>, packet: &Packet) -> bool {
     if net.config.flags & Config::MASQUERADE == 0
         || net.cluster().contains(&packet.dst)
         || *net.node() == Addr::UNSPECIFIED
     {
         return false;
     }
-    net.pods().contains(&packet.src)
+    let direct = net.config.flags & Config::DIRECT != 0 && world.is_direct(&packet.dst);
+    (net.pods().contains(&packet.src) && !direct)
         || (packet.src == *net.node()
             && is_translated_port(net.config, packet.src_port)
             && !parse::is_bad_destination(packet))

@@ -15,6 +15,13 @@ pub trait Maps {
     where
         Self: 'a;
 
+    /// A token bucket that can be changed in place.
+    type Bucket<'a>: DerefMut<Target = Rate>
+    where
+        Self: 'a;
+
+    /// Nanoseconds of the monotonic clock.
+    fn nanoseconds(&self) -> u64;
     /// Seconds of the monotonic clock.
     fn now(&self) -> u32;
     /// A random number.
@@ -34,6 +41,20 @@ pub trait Maps {
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
     /// `BACKENDS`.
     fn backend(&self, key: &BackendKey) -> Option<&Backend>;
+    /// A slot of `TABLES`.
+    fn slot(&self, table: u32, index: u32) -> Option<u32>;
+    /// Whether `RANGES` holds the client, asked with all 160 bits.
+    fn is_in_range(&self, key: &RangeKey) -> bool;
+    /// `LOADS`; 0 when nothing is open.
+    fn load_of(&self, key: &LoadKey) -> u32;
+    /// Counts one up or down in `LOADS`.
+    fn count_load(&self, key: &LoadKey, up: bool);
+    /// Whether `DIRECT` holds the destination.
+    fn is_direct(&self, addr: &Addr) -> bool;
+    /// Whether `ANNOUNCED` has the address.
+    fn is_announced(&self, addr: &Addr) -> bool;
+    /// `RATES`.
+    fn rate(&self, key: &RateKey) -> Option<Self::Bucket<'_>>;
     /// Counts one up in `CURSORS` and returns the number before.
     fn cursor(&self, index: u32) -> u32;
     /// `AFFINITY`.
@@ -44,6 +65,8 @@ pub trait Maps {
     fn socket(&self, key: &SocketKey) -> Option<SocketValue>;
     /// Writes `SOCKETS`; false when there is no room.
     fn set_socket(&self, key: &SocketKey, value: &SocketValue) -> bool;
+    /// Removes from `SOCKETS`.
+    fn remove_socket(&self, key: &SocketKey);
     /// `IDENTITIES`; 0 when no prefix holds the address.
     fn identity(&self, addr: &Addr) -> u32;
     /// `RULES`, asked with all 96 bits.
@@ -82,6 +105,8 @@ pub trait Skb {
     fn length(&self) -> u32;
     /// Whether the packet stands for several segments.
     fn is_gso(&self) -> bool;
+    /// How many segments it stands for; 0 or 1 when it is one packet.
+    fn segments(&self) -> u32;
     /// Whether the link layer brought the packet to this machine alone, not to all or to another.
     fn is_for_us(&self) -> bool;
     /// `ETH_P_*`, machine order.

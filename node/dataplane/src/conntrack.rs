@@ -7,18 +7,18 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use fairlead_abi::{
     Addr, Backend, Be16, CtEntry, CtKey, Metric, NatKey, NatValue, ServiceKey, SocketKey, SocketValue,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engine::monotonic_millis,
+    engine::{Command, monotonic_millis},
     maps::{
         Fill, MapError, Observed,
         table::{Table, Wire},
     },
     model::Protocol,
     service::table::Gone,
-    status::Status,
+    status::{ServiceFlows, Status},
 };
 
 /// How often expired flows are removed.
@@ -31,7 +31,12 @@ pub const QUEUE: usize = 1024;
 const PRESSURE: u64 = crate::pressure::FULL;
 
 /// Works until `shutdown` is cancelled.
-pub async fn collect(status: Arc<Status>, mut gone: mpsc::Receiver<Vec<Gone>>, shutdown: CancellationToken) {
+pub async fn collect(
+    status: Arc<Status>,
+    mut gone: mpsc::Receiver<Vec<Gone>>,
+    commands: mpsc::Sender<Command>,
+    shutdown: CancellationToken,
+) {
     let mut balance = Balance::default();
     let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
     let mut batch = Vec::new();
@@ -43,18 +48,15 @@ pub async fn collect(status: Arc<Status>, mut gone: mpsc::Receiver<Vec<Gone>>, s
         }
         let state = status.clone();
         if batch.is_empty() {
-            let outcome = tokio::task::spawn_blocking(move || {
-                let swept = state.observed().map(sweep);
-                let opened = state.observed().map(opened).unwrap_or_default();
-                (swept, opened)
-            });
-            match outcome.await {
-                Ok((Some(Ok((fill, expired))), opened)) => {
-                    status.evicted(balance.evicted(&fill, expired, opened));
-                    status.flows(fill);
+            let outcome = tokio::task::spawn_blocking(move || state.observed().map(sweep)).await;
+            match outcome {
+                Ok(Some(Ok(swept))) => {
+                    status.evicted(balance.evicted(&swept));
+                    status.flows(swept.fill);
+                    name_flows(&status, &commands, swept.by_service).await;
                 }
-                Ok((Some(Err(error)), _)) => tracing::warn!(%error, "expired flows could not be removed"),
-                Ok((None, _)) | Err(_) => {}
+                Ok(Some(Err(error))) => tracing::warn!(%error, "expired flows could not be removed"),
+                Ok(None) | Err(_) => {}
             }
         } else {
             let left = Left::new(batch.drain(..).flatten());
@@ -63,19 +65,52 @@ pub async fn collect(status: Arc<Status>, mut gone: mpsc::Receiver<Vec<Gone>>, s
             match outcome.await {
                 Ok(Some(Ok(0))) | Ok(None) | Err(_) => {}
                 Ok(Some(Ok(flows))) => {
-                    tracing::info!(flows, "flows of datagrams to backends that left are forgotten")
+                    tracing::info!(flows, "flows of datagrams to backends that left are forgotten");
                 }
                 Ok(Some(Err(error))) => {
-                    tracing::warn!(%error, "flows to backends that left could not be removed")
+                    tracing::warn!(%error, "flows to backends that left could not be removed");
                 }
             }
         }
     }
 }
 
-/// Flows that the programs have opened so far.
-fn opened(observed: &Observed) -> u64 {
-    observed.metrics.get(&(Metric::FlowOpened as u32)).unwrap_or_default().iter().sum()
+/// Gives the flows of each Service to metrics, under its name.
+async fn name_flows(status: &Status, commands: &mpsc::Sender<Command>, by_service: HashMap<u32, u64>) {
+    let (sender, receiver) = oneshot::channel();
+    let numbers = by_service.keys().copied().collect();
+    if commands.send(Command::NameSets(numbers, sender)).await.is_err() {
+        return;
+    }
+    let names = receiver.await.unwrap_or_default();
+    let mut flows: Vec<ServiceFlows> = names
+        .into_iter()
+        .map(|(number, (service, port))| ServiceFlows {
+            service,
+            port,
+            flows: by_service.get(&number).copied().unwrap_or_default(),
+        })
+        .collect();
+    // Sets of one port (by family, or local ones) count as one.
+    flows.sort_by(|one, other| (&one.service, &one.port).cmp(&(&other.service, &other.port)));
+    flows.dedup_by(|next, first| {
+        let same = (&next.service, &next.port) == (&first.service, &first.port);
+        first.flows += if same { next.flows } else { 0 };
+        same
+    });
+    status.service_flows(flows);
+}
+
+/// What one pass over the maps has found.
+struct Swept {
+    /// How full the maps are, CONNTRACK first.
+    fill: Vec<Fill>,
+    /// Entries of CONNTRACK that had expired.
+    expired: u64,
+    /// Flows that the programs have opened so far.
+    opened: u64,
+    /// Translated flows by number of the set.
+    by_service: HashMap<u32, u64>,
 }
 
 /// What must be there if nothing was given up: the kernel does not say when it evicts.
@@ -85,35 +120,49 @@ struct Balance {
 }
 
 impl Balance {
-    fn evicted(&mut self, fill: &[Fill], expired: u64, opened: u64) -> u64 {
-        let Some(conntrack) = fill.first() else { return 0 };
+    fn evicted(&mut self, swept: &Swept) -> u64 {
+        let (Some(conntrack), opened) = (swept.fill.first(), swept.opened) else { return 0 };
         let (before, opened_before) =
             self.last.replace((conntrack.entries, opened)).unwrap_or((conntrack.entries, opened));
         if conntrack.entries * 100 < conntrack.capacity * PRESSURE {
             return 0;
         }
-        (before + opened.saturating_sub(opened_before)).saturating_sub(expired + conntrack.entries)
+        (before + opened.saturating_sub(opened_before)).saturating_sub(swept.expired + conntrack.entries)
     }
 }
 
-/// Removes what has expired; gives how full the maps are then, CONNTRACK first, and how many of its entries expired.
-fn sweep(observed: &Observed) -> Result<(Vec<Fill>, u64), MapError> {
+/// Removes what has expired.
+fn sweep(observed: &Observed) -> Result<Swept, MapError> {
     let now = (monotonic_millis() / 1000) as u32;
-    let (conntrack, expired) = sweep_table(&observed.conntrack, now, |entry| entry.expires)?;
-    let (nat, _) = sweep_table(&observed.nat, now, |entry| entry.expires)?;
-    Ok((vec![conntrack, nat], expired))
+    let mut by_service = HashMap::new();
+    let (conntrack, expired) = sweep_table(
+        &observed.conntrack,
+        now,
+        |entry| entry.expires,
+        |entry| {
+            if entry.service != 0 {
+                *by_service.entry(entry.service).or_default() += 1;
+            }
+        },
+    )?;
+    let (nat, _) = sweep_table(&observed.nat, now, |entry| entry.expires, |_| {})?;
+    let opened = observed.metrics.get(&(Metric::FlowOpened as u32))?.iter().sum();
+    Ok(Swept { fill: vec![conntrack, nat], expired, opened, by_service })
 }
 
 fn sweep_table<K: Wire, V: Wire>(
     table: &Table<K, V>,
     now: u32,
     expires: fn(&V) -> u32,
+    mut lives: impl FnMut(&V),
 ) -> Result<(Fill, u64), MapError> {
     let (mut entries, mut expired, mut removed) = (0_u64, Vec::new(), 0);
     table.for_each(|key, value| {
         entries += 1;
         if expires(&value) < now {
             expired.push(key);
+        } else {
+            lives(&value);
         }
     })?;
     for key in &expired {
@@ -254,10 +303,15 @@ mod tests {
 
     #[test]
     fn evictions_are_what_the_counts_leave_unexplained() {
-        let fill = |entries| vec![Fill { map: "CONNTRACK", entries, capacity: 1000 }];
+        let swept = |entries, expired, opened| Swept {
+            fill: vec![Fill { map: "CONNTRACK", entries, capacity: 1000 }],
+            expired,
+            opened,
+            by_service: HashMap::new(),
+        };
         let mut balance = Balance::default();
-        assert_eq!(balance.evicted(&fill(900), 0, 5000), 0, "the first look explains nothing");
-        assert_eq!(balance.evicted(&fill(950), 20, 5200), 130);
-        assert_eq!(balance.evicted(&fill(100), 0, 5300), 0, "with room, nothing is evicted");
+        assert_eq!(balance.evicted(&swept(900, 0, 5000)), 0, "the first look explains nothing");
+        assert_eq!(balance.evicted(&swept(950, 20, 5200)), 130);
+        assert_eq!(balance.evicted(&swept(100, 0, 5300)), 0, "with room, nothing is evicted");
     }
 }

@@ -147,7 +147,7 @@ pub async fn run_with(
     }
     let (sweeper, gone) = mpsc::channel(conntrack::QUEUE);
     status.sweep_by(sweeper);
-    tokio::spawn(conntrack::collect(status.clone(), gone, stop.clone()));
+    tokio::spawn(conntrack::collect(status.clone(), gone, sender.clone(), stop.clone()));
     if settings.announce {
         tokio::spawn(announce::run(status.clone(), sender.clone(), stop.clone()));
     }

@@ -46,6 +46,7 @@ pub struct Status {
     claims: watch::Sender<Claims>,
     gone: OnceLock<mpsc::Sender<Vec<Gone>>>,
     conntrack_evictions: AtomicU64,
+    service_flows: Mutex<Vec<ServiceFlows>>,
     /// Drop records that were not logged because too many came at once.
     pub unlogged: AtomicU64,
 }
@@ -85,6 +86,7 @@ impl Default for Status {
             claims: watch::Sender::new(Claims::default()),
             gone: OnceLock::new(),
             conntrack_evictions: AtomicU64::new(0),
+            service_flows: Mutex::default(),
             unlogged: AtomicU64::new(0),
         }
     }
@@ -157,6 +159,11 @@ impl Status {
     /// Flows that the kernel gave up for want of room, by what the sweeper makes of its counts.
     pub fn evicted(&self, flows: u64) {
         self.conntrack_evictions.fetch_add(flows, Ordering::Relaxed);
+    }
+
+    /// How many flows each Service has, as last seen.
+    pub fn service_flows(&self, flows: Vec<ServiceFlows>) {
+        *self.service_flows.lock() = flows;
     }
 
     /// How full every map is, as last seen.
@@ -233,6 +240,17 @@ impl Status {
     }
 }
 
+/// Flows of one port of a Service that are translated per packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFlows {
+    /// Namespace and name.
+    pub service: String,
+    /// Number and protocol of the port.
+    pub port: String,
+    /// How many there are.
+    pub flows: u64,
+}
+
 /// Reads the kernel's counters when somebody asks.
 #[derive(Debug)]
 struct Scrape(Arc<Status>);
@@ -291,6 +309,18 @@ impl Collector for Scrape {
                 family(&mut encoder, name, help, MetricType::Gauge, vec![(Vec::new(), value)])?;
             }
         }
+        let service_flows = status.service_flows.lock().clone();
+        let samples = service_flows
+            .into_iter()
+            .map(|one| (vec![("service", one.service), ("port", one.port)], one.flows))
+            .collect();
+        family(
+            &mut encoder,
+            "fairlead_service_flows",
+            "Flows of a Service that are translated per packet; those translated at the socket are not tracked",
+            MetricType::Gauge,
+            samples,
+        )?;
         let evicted = vec![(Vec::new(), status.conntrack_evictions.load(Ordering::Relaxed))];
         family(
             &mut encoder,

@@ -59,6 +59,8 @@ pub enum Command {
     Change(Change),
     /// The CNI plugin asks.
     Cni(Request, oneshot::Sender<Outcome>),
+    /// Metrics want names for numbers of sets.
+    NameSets(Vec<u32>, oneshot::Sender<HashMap<u32, (String, String)>>),
     /// Somebody compares the maps with what should be in them.
     Wanted(oneshot::Sender<Vec<Entry>>),
     /// The programs are to answer for a load balancer's address, or no more; told whether they do.
@@ -221,6 +223,10 @@ impl Engine {
             for command in batch.drain(..) {
                 match command {
                     Command::Change(change) => self.change(change),
+                    Command::NameSets(numbers, answer) => {
+                        // Who asked may be ending.
+                        let _ = answer.send(self.services.names(&numbers));
+                    }
                     Command::Wanted(answer) => {
                         self.start_if_possible()?;
                         self.settle()?;

@@ -3,9 +3,7 @@
 
 use std::fmt::Write as _;
 
-use fairlead_abi::{
-    Addr, Backend, BackendKey, Endpoint, Node, RangeKey, Route, Service, ServiceKey, Table, map,
-};
+use fairlead_abi::{Addr, Backend, BackendKey, Endpoint, Node, RangeKey, Route, Service, ServiceKey, Table};
 use serde::{Deserialize, Serialize};
 
 use crate::maps::table::AddrPrefix;
@@ -148,15 +146,3 @@ pub fn node(key: Addr, value: &Node) -> (String, String) {
 pub fn identity(key: &AddrPrefix, value: u32) -> (String, String) {
     (prefix(key.addr, key.length), format!("identity {value:08x}"))
 }
-
-/// Maps that are compared.
-pub const COMPARED: [&str; 8] = [
-    map::SERVICES,
-    map::BACKENDS,
-    map::TABLES,
-    map::RANGES,
-    map::ENDPOINTS,
-    map::ROUTES,
-    map::NODES,
-    map::IDENTITIES,
-];

@@ -66,6 +66,17 @@ pub enum ServiceCommand {
     },
 }
 
+impl Inspect {
+    /// Whether an entry is among what is looked at.
+    fn concerns(&self, entry: &Entry) -> bool {
+        match self {
+            Inspect::Status => true,
+            Inspect::Service(ServiceCommand::List) => report::OF_SERVICES.contains(&entry.map.as_str()),
+            Inspect::Service(ServiceCommand::Get { name }) => entry.owner == *name,
+        }
+    }
+}
+
 /// What is in the maps.
 #[derive(Debug)]
 pub struct Maps {
@@ -167,21 +178,15 @@ pub fn run(what: &Inspect, pins: &Path, run_dir: &Path) -> Result<bool, Error> {
         .flatten()
         .map(|entry| ((entry.map.as_str(), entry.key.as_str()), entry.owner.as_str()))
         .collect();
-    let (text, concerned): (String, Box<dyn Fn(&Entry) -> bool>) = match what {
-        Inspect::Status => (report::status(&maps, &owners), Box::new(|_| true)),
-        Inspect::Service(ServiceCommand::List) => {
-            let services = [map::SERVICES, map::BACKENDS, map::TABLES, map::RANGES];
-            (report::services(&maps, &owners), Box::new(move |entry| services.contains(&entry.map.as_str())))
-        }
-        Inspect::Service(ServiceCommand::Get { name }) => {
-            let name = name.clone();
-            (report::service(&maps, &owners, &name), Box::new(move |entry| entry.owner == name))
-        }
+    let text = match what {
+        Inspect::Status => report::status(&maps, &owners),
+        Inspect::Service(ServiceCommand::List) => report::services(&maps, &owners),
+        Inspect::Service(ServiceCommand::Get { name }) => report::service(&maps, &owners, name),
     };
     print!("{text}");
     let Some(known) = &known else { return Ok(false) };
     let mut differences = report::differences(&maps.entries, known);
-    differences.retain(|difference| concerned(difference.entry()));
+    differences.retain(|difference| what.concerns(difference.entry()));
     for difference in &differences {
         println!("{difference}");
     }

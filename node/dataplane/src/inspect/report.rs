@@ -12,6 +12,9 @@ use super::{Entry, Maps};
 /// Names of the objects behind entries, by map and key.
 type Owners<'a> = BTreeMap<(&'a str, &'a str), &'a str>;
 
+/// Maps that Services have entries in.
+pub(super) const OF_SERVICES: [&str; 4] = [map::SERVICES, map::BACKENDS, map::TABLES, map::RANGES];
+
 /// One entry in which maps and API do not agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
@@ -115,7 +118,7 @@ pub(super) fn services(maps: &Maps, owners: &Owners<'_>) -> String {
 /// Everything of one Service.
 pub(super) fn service(maps: &Maps, owners: &Owners<'_>, name: &str) -> String {
     let mut rows = head(&["MAP", "ENTRY", "VALUE"]);
-    for name_of_map in [map::SERVICES, map::BACKENDS, map::TABLES, map::RANGES] {
+    for name_of_map in OF_SERVICES {
         let mut entries: Vec<&Entry> =
             of_map(maps, name_of_map).filter(|entry| owner(owners, entry) == name).collect();
         entries.sort();

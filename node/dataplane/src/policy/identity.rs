@@ -118,6 +118,12 @@ impl<T: Canonical + Eq + Hash> Numbers<T> {
         self.by_content.get(content).map(|(number, _)| *number)
     }
 
+    /// What a number stands for, if it is in use.
+    #[must_use]
+    pub fn content(&self, number: u32) -> Option<&Arc<T>> {
+        self.taken.get(&number)
+    }
+
     /// Everything in use with its number.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<T>, u32)> {
         self.by_content.iter().map(|(content, (number, _))| (content, *number))

@@ -51,10 +51,11 @@ pub fn reachable(candidates: &[Candidate<'_>], local: bool, place: &Place) -> BT
 /// Keeps to the node, or else to the zone, if every endpoint is hinted at somebody and some at us; otherwise hints are
 /// not complete enough to be followed.
 fn near<'a>(ready: Vec<&'a Candidate<'a>>, place: &Place) -> Vec<&'a Candidate<'a>> {
-    let hints: [(fn(&Endpoint) -> &[String], &str); 2] =
-        [(|e| &e.for_nodes, &place.node), (|e| &e.for_zones, &place.zone)];
-    for (hint, own) in hints {
-        let for_us = |candidate: &&&Candidate<'_>| hint(candidate.0).iter().any(|name| name == own);
+    type Hints = fn(&Endpoint) -> &[String];
+    let nodes: Hints = |endpoint| &endpoint.for_nodes;
+    let zones: Hints = |endpoint| &endpoint.for_zones;
+    for (hint, own) in [(nodes, &place.node), (zones, &place.zone)] {
+        let for_us = |candidate: &&&Candidate<'_>| hint(candidate.0).contains(own);
         if ready.iter().all(|(endpoint, _)| !hint(endpoint).is_empty()) && ready.iter().any(|c| for_us(&c)) {
             return ready.iter().filter(for_us).copied().collect();
         }
@@ -97,7 +98,7 @@ mod tests {
             (hinted(1, &["z1"], &[]), hinted(2, &["z2"], &[]), hinted(3, &["z1", "z2"], &[]));
         check(&[ours.clone(), theirs.clone(), both], false, &[1, 3]);
         check(&[ours.clone(), theirs.clone(), endpoint(4, "b")], false, &[1, 2, 4]);
-        check(&[theirs.clone()], false, &[2]);
+        check(std::slice::from_ref(&theirs), false, &[2]);
         let gone = Endpoint { ready: false, ..endpoint(5, "b") };
         check(&[ours, theirs, gone], false, &[1]);
     }

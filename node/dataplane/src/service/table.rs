@@ -95,6 +95,8 @@ pub struct ServiceTable {
     /// Order of backends that an earlier run of the agent left in the map, by set number.
     adopted: HashMap<u32, Vec<Backend>>,
     checks: Checks,
+    /// Health check ports by Service.
+    check_ports: HashMap<Key, u16>,
     checks_changed: bool,
     /// Services that have addresses of a load balancer.
     balanced: BTreeSet<Key>,
@@ -124,6 +126,7 @@ impl ServiceTable {
             backend_count: 0,
             adopted,
             checks: Checks::new(),
+            check_ports: HashMap::new(),
             checks_changed: false,
             balanced: BTreeSet::new(),
             balancers_changed: true,
@@ -327,6 +330,17 @@ impl ServiceTable {
         (building.entries, building.names)
     }
 
+    /// Names of sets by number, as metrics show them: the Service with the port.
+    #[must_use]
+    pub fn names(&self, numbers: &[u32]) -> HashMap<u32, (String, String)> {
+        let named = |number: &u32| {
+            let name = self.numbers.content(*number)?;
+            let protocol = format!("{:?}", name.protocol).to_uppercase();
+            Some((*number, (name.service.to_string(), format!("{}/{protocol}", name.number))))
+        };
+        numbers.iter().filter_map(named).collect()
+    }
+
     /// What the maps should say, for people.
     #[must_use]
     pub fn wanted(&self) -> Vec<Entry> {
@@ -379,15 +393,17 @@ impl ServiceTable {
         let service = self.services.get(key).filter(|service| service.external_local);
         let wanted = service.map(|service| service.health_check_node_port).filter(|port| *port != 0);
         let health = wanted.map(|port| (port, Health { service: key.clone(), local: self.ready_here(key) }));
-        let before: Vec<u16> = match &health {
-            Some((port, health)) if self.checks.get(port) == Some(health) => return,
-            _ => self.checks.iter().filter(|(_, h)| h.service == *key).map(|(port, _)| *port).collect(),
-        };
-        self.checks_changed |= !before.is_empty() || health.is_some();
-        for port in before {
-            self.checks.remove(&port);
+        if let Some((port, health)) = &health
+            && self.checks.get(port) == Some(health)
+        {
+            return;
         }
-        self.checks.extend(health);
+        let before = self.check_ports.remove(key).and_then(|port| self.checks.remove(&port));
+        self.checks_changed |= before.is_some() || health.is_some();
+        if let Some((port, health)) = health {
+            self.check_ports.insert(key.clone(), port);
+            self.checks.insert(port, health);
+        }
     }
 
     /// Ready endpoints of a Service on this node. One of two families counts once.
