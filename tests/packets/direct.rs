@@ -72,7 +72,24 @@ fn both_nodes_choose_alike_and_the_answer_leaves_from_the_backends_node() {
                 back.tunnel.set(None);
                 assert_eq!(back.run(pod::from_pod, &answer), (Ok(NEXT), answer.clone()));
                 let (outcome, answer) = back.run(uplink::to_uplink, &answer);
-                assert_eq!((outcome, answer), (Ok(NEXT), tcp(asked, client, SYN | ACK).frame()));
+                assert_eq!((outcome, &answer), (Ok(NEXT), &tcp(asked, client, SYN | ACK).frame()));
+                // A router on the way to the client cannot forward the answer whole.
+                let error = error(net.router, asked.0, 3, 4, &answer);
+                let (outcome, passed) = front.run(uplink::from_uplink, &error.frame());
+                assert_eq!((outcome, &passed), (Ok(REDIRECT), &error.hop().frame()));
+                assert_eq!(
+                    (front.sent.get(), front.tunnel.get()),
+                    (Sent::Out(2), Some((1, net.other_node.into())))
+                );
+                back.tunnel.set(Some((1, net.node.into())));
+                let (outcome, seen) = back.run(overlay::from_overlay, &passed);
+                assert_eq!(outcome, Ok(REDIRECT));
+                assert_sums(&seen);
+                let seen = headers(&seen);
+                assert_eq!((seen.src, seen.dst), (net.router, net.remote));
+                let sent = tcp((net.remote, 8080), client, SYN | ACK).frame();
+                let ports = l4_at(&sent) - 14;
+                assert_eq!(seen.body[8 + ports..8 + ports + 4], sent[14 + ports..14 + ports + 4]);
                 // And the flow goes on the same way.
                 let (_, again) = front.run(uplink::from_uplink, &tcp(client, asked, ACK).frame());
                 assert_eq!(again, tcp(client, asked, ACK).hop().frame());
@@ -117,6 +134,9 @@ fn only_such_services_and_only_nodes_may_bring_foreign_sources() {
             let frame = tcp((src, 50000), (net.external_ip, PORT), SYN).frame();
             assert_eq!(back.run(overlay::from_overlay, &frame).0, Err(Reason::ForgedOverlay));
         }
+        let quoted = tcp((net.external_ip, 81), (net.outside, 50000), SYN).frame();
+        let stray = error(net.router, net.external_ip, 3, 4, &quoted).frame();
+        assert_eq!(back.run(overlay::from_overlay, &stray).0, Err(Reason::ForgedOverlay));
         let past = tcp((net.outside, 50000), (net.a.ip, 8080), SYN).frame();
         assert_eq!(back.run(overlay::from_overlay, &past).0, Err(Reason::ForgedOverlay));
     }

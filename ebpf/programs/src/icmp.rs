@@ -128,6 +128,22 @@ fn relate<W: World>(world: &W, scratch: &mut Scratch, defer: bool) -> Result<(),
     translate(world, scratch)
 }
 
+/// Whether the quoted packet is an answer that left from its backend's own node (direct server return); `scratch.to.dst` is
+/// that backend then. What this node translates for a backend elsewhere has a source of this node's.
+#[inline(never)]
+pub fn is_direct<W: World>(world: &W, scratch: &mut Scratch) -> bool {
+    let (inner, key) = (&scratch.inner, &mut scratch.nat_key);
+    (key.src, key.src_port, key.dst, key.dst_port) = (inner.dst, inner.dst_port, inner.src, inner.src_port);
+    (key.proto, key.kind, key._pad) = (scratch.inner_proto as u8, NatKey::SERVICE, 0);
+    let now = world.now();
+    let Some(nat) = world.nat(key).filter(|nat| nat.expires >= now) else { return false };
+    if nat.src != inner.dst || world.endpoint(&nat.dst).is_some() || world.route(&nat.dst).is_none() {
+        return false;
+    }
+    scratch.to.dst = nat.dst;
+    true
+}
+
 /// If the error is about a packet that left masqueraded, gives it back to the pod.
 ///
 /// # Errors

@@ -60,12 +60,16 @@ pub fn from_overlay<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
 #[inline(always)]
 fn direct<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome {
     let src = scratch.packet.src;
-    let Some(service) = service::find_direct(world, &scratch.packet) else {
-        return Err(Reason::ForgedOverlay);
-    };
     if net.cluster().contains(&src) || is_own(world, &src) {
         return Err(Reason::ForgedOverlay);
     }
+    if scratch.packet.is(Packet::ICMP_ERROR) {
+        return direct_error(world, scratch);
+    }
+    let packet = &scratch.packet;
+    let Some(service) = service::find_direct(world, &packet.dst, packet.dst_port, packet.proto) else {
+        return Err(Reason::ForgedOverlay);
+    };
     service::translate_for(world, scratch, net.config, service, Origin::Node)?;
     let dst = scratch.to.dst;
     let Some(endpoint) = deliver::pod(world, scratch, &dst)? else {
@@ -74,6 +78,24 @@ fn direct<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcom
     admit(world, scratch, &Parties { source: None, destination: Some(endpoint), node: false })?;
     rewrite::apply(world, scratch)?;
     deliver::to_pod(world, scratch, endpoint)
+}
+
+/// An error about an answer that left from here, brought by the node that has the Service's address.
+#[inline(always)]
+fn direct_error<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
+    let quoted = icmp::read(world, scratch);
+    let (inner, proto) = (&scratch.inner, scratch.inner_proto as u8);
+    if !quoted
+        || service::find_direct(world, &inner.src, inner.src_port, proto).is_none()
+        || icmp::related(world, scratch, false)?.is_none()
+    {
+        return Err(Reason::ForgedOverlay);
+    }
+    let dst = scratch.to.dst;
+    match deliver::pod(world, scratch, &dst)? {
+        Some(endpoint) => deliver::to_pod(world, scratch, endpoint),
+        None => Err(Reason::UnknownEndpoint),
+    }
 }
 
 /// A packet is believed when its outer source is a node, and its inner source is that node's or its pods'. False for

@@ -32,10 +32,10 @@ pub fn find<'a, M: Maps>(maps: &'a M, addr: &Addr, port: Be16, proto: u8) -> Opt
 
 /// The service that another node sends to this one without translation.
 #[inline(always)]
-pub fn find_direct<'a, W: World>(world: &'a W, packet: &Packet) -> Option<&'a Service> {
-    let mut key = ServiceKey { addr: packet.dst, port: packet.dst_port, proto: packet.proto, _pad: 0 };
+pub fn find_direct<'a, W: World>(world: &'a W, addr: &Addr, port: Be16, proto: u8) -> Option<&'a Service> {
+    let mut key = ServiceKey { addr: *addr, port, proto, _pad: 0 };
     let mut found = world.service(&key);
-    if found.is_none() && world.node(&packet.dst).is_some() {
+    if found.is_none() && world.node(addr).is_some() {
         key.addr = Addr::UNSPECIFIED;
         found = world.service(&key);
     }

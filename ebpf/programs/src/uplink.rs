@@ -121,12 +121,7 @@ fn inward<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
 fn serve<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome {
     let dst = scratch.to.dst;
     if scratch.direct {
-        let Some(route) = world.route(&dst) else { return Err(Reason::NoRoute) };
-        deliver::hop(world, scratch)?;
-        return match world.set_tunnel(net.config.vni, &route.node) {
-            true => deliver::to_overlay(world, net),
-            false => Err(Reason::NoRoute),
-        };
+        return to_backends_node(world, scratch, net);
     }
     let destination = deliver::pod(world, scratch, &dst)?;
     let node = destination.is_none() && is_own(world, &dst);
@@ -146,11 +141,25 @@ fn serve<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome
     Ok(world.redirect_neigh(world.ifindex()))
 }
 
+/// To the node of the backend `scratch.to.dst`, as it came.
+#[inline(always)]
+fn to_backends_node<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome {
+    let Some(route) = world.route(&scratch.to.dst) else { return Err(Reason::NoRoute) };
+    deliver::hop(world, scratch)?;
+    match world.set_tunnel(net.config.vni, &route.node) {
+        true => deliver::to_overlay(world, net),
+        false => Err(Reason::NoRoute),
+    }
+}
+
 /// An ICMP error for the node's address: about what was masqueraded, or about an answer of a Service.
 #[inline(always)]
 fn error<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome {
     if !icmp::read(world, scratch) {
         return Ok(NEXT);
+    }
+    if net.config.flags & Config::OVERLAY != 0 && icmp::is_direct(world, scratch) {
+        return to_backends_node(world, scratch, net);
     }
     let masqueraded = icmp::unmasquerade(world, scratch)?;
     let Some(ifindex) = icmp::related(world, scratch, false)? else {
