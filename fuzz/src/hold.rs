@@ -3,6 +3,7 @@
 use fairlead_api::{
     decode::{self, Decoded, Expected, FieldValidation},
     encode,
+    field::Cause,
     kind::{Kind, Printing},
     meta,
     schema::{self, Schema, Shape},
@@ -35,9 +36,14 @@ pub fn object(kind: &'static Kind, mut decoded: Decoded, bytes: &[u8]) -> Option
     Some(object)
 }
 
-/// What a round trip through the types and the defaults make of an object. Doing it again changes nothing.
+/// What a round trip through the types and the defaults make of an object. Doing it again changes nothing, but where
+/// validation misses something: an empty list keeps its default away and is then dropped, and the object is refused
+/// before anybody completes it again (scaling policies of autoscaling/v2, as upstream has it).
 pub fn complete(kind: &Kind, object: &mut Value) {
     once(kind, object);
+    if (kind.validate)(object).iter().any(|error| error.cause == Cause::Required) {
+        return;
+    }
     let first = object.clone();
     once(kind, object);
     same(&first, object, "completed twice");
