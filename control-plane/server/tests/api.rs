@@ -2,7 +2,7 @@
 
 mod running;
 
-use http::{Method, Request, StatusCode};
+use http::{Method, Request};
 use kube::client::Body;
 use running::{Directory, Running};
 use serde_json::{Value, json};

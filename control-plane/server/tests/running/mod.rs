@@ -1,5 +1,7 @@
 //! A server of a test's own over its real TLS listener, with the admin's certificate that it made itself.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},

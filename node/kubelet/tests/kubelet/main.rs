@@ -59,7 +59,11 @@ impl Drop for Node {
             runtime.shutdown_background();
         }
         let filter = format!("label=fairlead.io/node={}", self.name);
-        sh(&format!("docker ps -aq --filter {filter} | xargs -r docker rm -f >/dev/null"));
+        // What the kubelet was removing when it vanished is refused until that has ended.
+        sh(&format!(
+            "for i in $(seq 100); do all=$(docker ps -aq --filter {filter}); [ -z \"$all\" ] && exit 0; \
+             docker rm -f $all >/dev/null 2>&1; sleep 0.1; done; exit 1"
+        ));
         let _ = fairlead_kubelet::volume::mounts::remove_tree(&self.root);
     }
 }
