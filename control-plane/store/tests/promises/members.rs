@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
@@ -174,13 +174,19 @@ async fn write(
     acknowledged
 }
 
-/// Everything but plain writes, which others do meanwhile.
-async fn all_else_works(store: &dyn Store, what: &str) {
+/// Everything but plain writes, which others do meanwhile. `seen` is how far their watch is: what it has not seen yet
+/// must not be compacted, or it would rightly end.
+async fn all_else_works(store: &dyn Store, seen: &AtomicU64, what: &str) {
     let short = Duration::from_secs(1);
     let key = format!("t/{what}");
     let made = store.commit(vec![Write::create(&key, value("1")).lasting(short)]).await.expect("lease");
     assert_eq!(store.get(&key).await.expect("get").entry.expect("there").mod_revision, made);
     store.check().await.expect("healthy");
+    let begin = Instant::now();
+    while seen.load(Ordering::Relaxed) < made {
+        assert!(begin.elapsed() < DEADLINE, "the watch does not reach {made}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     store.compact(made - 1).await.expect("compact");
     let old = store.list("", None, 0, Some(made - 2)).await;
     assert!(matches!(old, Err(StoreError::Compacted { .. })), "{old:?}");
@@ -198,10 +204,13 @@ async fn the_loss_of_a_member_and_of_the_leader_is_ridden_out() {
     members.all_up().await;
     let start = store.current_revision().await.expect("revision");
     let mut stream = store.watch("k/", start).await.expect("watch");
+    let seen = Arc::new(AtomicU64::new(start));
+    let reached = seen.clone();
     let reader = tokio::spawn(async move {
         let mut events = Vec::new();
         loop {
             let more = events_until(&mut stream, 0).await;
+            reached.fetch_max(more.last().map_or(0, |event| event.revision), Ordering::Relaxed);
             let end = more.iter().any(|event| event.key.as_ref() == "k/end");
             events.extend(more);
             if end {
@@ -212,14 +221,14 @@ async fn the_loss_of_a_member_and_of_the_leader_is_ridden_out() {
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> =
         (0..WRITERS).map(|writer| tokio::spawn(write(store.clone(), writer, stop.clone()))).collect();
-    all_else_works(store.as_ref(), "whole").await;
+    all_else_works(store.as_ref(), &seen, "whole").await;
     for leading in [false, true] {
         let lost = members.find(leading).await;
         members.kill(lost);
-        all_else_works(store.as_ref(), &format!("without {lost}, which led: {leading}")).await;
+        all_else_works(store.as_ref(), &seen, &format!("without {lost}, which led: {leading}")).await;
         members.run(lost);
         members.all_up().await;
-        all_else_works(store.as_ref(), &format!("with {lost} again")).await;
+        all_else_works(store.as_ref(), &seen, &format!("with {lost} again")).await;
     }
     stop.store(true, Ordering::Relaxed);
     let mut acknowledged = HashMap::new();
