@@ -242,7 +242,7 @@ fn server(node: &str) -> (i32, i32) {
 fn answered_after(node: &str) -> u64 {
     let toolbox = binaries().join("toolbox").display().to_string();
     let name = "kubernetes.default.svc.cluster.local";
-    let words = ["dig", "--server", SERVER, "--timeout", "5000", "--patience", "20000", name];
+    let words = ["dig", "--server", SERVER, "--timeout", "5000", "--patience", "60000", name];
     let mut all = vec![toolbox.as_str()];
     all.extend_from_slice(&words);
     let seen = in_netns(node, &all);
@@ -265,11 +265,11 @@ fn killed_server_answers_within_a_second_and_loses_no_question() {
         eprintln!("round {round}: answered {after} ms after the server was killed");
         assert!(after < 1000, "round {round}: {after} ms");
     }
-    // The whole container: the kubelet starts it again.
+    // The whole container: the kubelet starts it again, at once the first time and after its usual waits later.
     let (parent, _) = server("node1");
     kill(parent);
     let after = answered_after("node1");
     eprintln!("answered {after} ms after the container was killed");
-    assert!(after < 10_000, "{after} ms");
+    assert!(after < 60_000, "{after} ms");
     answers(ns, "client", &["--search", "kubernetes.default"], &[" A 10.96.0.1"]);
 }

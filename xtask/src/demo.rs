@@ -158,12 +158,12 @@ fn by_name(client: &Client, address: &str) -> anyhow::Result<Line> {
     let seen = wait("DNS to answer", Duration::from_secs(20), || {
         output(&mut command(&["docker", "exec", &client.container, "toolbox", "dig", "--search", "web.demo"]))
     })?;
-    let expected = format!("web.demo.svc.cluster.local. 5 A {address}");
+    let record = seen.lines().find_map(|line| line.strip_prefix("web.demo.svc.cluster.local. 5 A "));
     Ok(Line {
         what: format!("DNS: web.demo from {}/client on {}", client.namespace, client.node),
-        seen: seen.lines().nth(1).unwrap_or_default().to_owned(),
-        fits: seen.lines().any(|line| line == expected),
-        expected,
+        expected: format!("A {address}"),
+        seen: record.map_or(seen.clone(), |found| format!("A {found}")),
+        fits: record == Some(address),
     })
 }
 

@@ -428,7 +428,11 @@ fn print_memory(cluster: &Cluster) -> anyhow::Result<()> {
             let id = output(&mut list)?;
             let id = id.lines().next().unwrap_or("");
             let pid = sh(&["docker", "inspect", "--format", "{{.State.Pid}}", id])?;
-            total.push((format!("{part} {node}"), resident(pid.trim())));
+            // The server is its supervisor's child.
+            let children = format!("/proc/{0}/task/{0}/children", pid.trim());
+            let children = fs::read_to_string(children).unwrap_or_default();
+            let all = children.split_whitespace().chain([pid.trim()]);
+            total.push((format!("{part} {node}"), all.map(resident).sum()));
         }
     }
     total.sort_by(|a, b| a.0.cmp(&b.0));
