@@ -137,7 +137,7 @@ impl Kept {
     /// Seconds that passed since it came, if it is still to be given out.
     fn age(&self, now: Instant) -> Option<u32> {
         let age = now.saturating_duration_since(self.born);
-        (age < self.life).then(|| age.as_secs() as u32)
+        (age < self.life).then_some(age.as_secs() as u32)
     }
 
     /// Writes it as the answer to `query`, `age` seconds old, in at most `limit` octets: without records and marked

@@ -185,6 +185,9 @@ pub struct SrvSet {
     pub targets: Vec<SrvTarget>,
 }
 
+/// A port's number and the name of the endpoint that serves it.
+type Served = (u16, Label);
+
 /// Everything known of one Service: it and its slices come in any order.
 #[derive(Debug, Default)]
 pub struct Entry {
@@ -215,7 +218,7 @@ impl Entry {
             return;
         }
         let mut hosts: BTreeMap<Label, Addresses> = BTreeMap::new();
-        let mut ports: BTreeMap<(Option<Label>, Protocol), Vec<(u16, Label)>> = BTreeMap::new();
+        let mut ports: BTreeMap<(Option<Label>, Protocol), Vec<Served>> = BTreeMap::new();
         let headless = service.target == Target::Headless;
         for slice in self.slices.values() {
             for endpoint in slice.endpoints.iter().filter(|one| one.ready || service.publish_not_ready) {
@@ -245,7 +248,7 @@ impl Entry {
             self.hosts.iter().flat_map(|host| host.addresses.all()).for_each(|a| self.addresses.add(a));
             for ((port, protocol), targets) in ports {
                 let number = |label: &Label| self.hosts.binary_search_by(|host| host.label.cmp(label)).ok();
-                let target = |(port, label): &(u16, Label)| {
+                let target = |(port, label): &Served| {
                     Some(SrvTarget { port: *port, host: Some(u32::try_from(number(label)?).ok()?) })
                 };
                 let mut targets: Vec<SrvTarget> = targets.iter().filter_map(target).collect();

@@ -106,8 +106,8 @@ fn resolv_conf() -> io::Result<(Vec<String>, Vec<String>, usize)> {
             Some("nameserver") => servers.extend(words.next().map(str::to_owned)),
             Some("search") => search = words.map(str::to_owned).collect(),
             Some("options") => {
-                let values = words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok());
-                ndots = values.last().unwrap_or(ndots);
+                let mut values = words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok());
+                ndots = values.next_back().unwrap_or(ndots);
             }
             _ => {}
         }

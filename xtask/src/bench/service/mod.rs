@@ -57,30 +57,30 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
     println!("{}", machine::describe());
     let up = cluster::up::Args::plain(CLUSTER);
     cluster::up::run(steps, workspace, &up)?;
-    let measured = measure(steps, workspace, args);
+    let mut columns = Vec::new();
+    let measured = measure(steps, workspace, args, &mut columns);
+    // What was measured is shown, whatever ended it.
+    println!();
+    report::print(f::ROWS, &columns, "kube-proxy");
     if !args.keep {
         cluster::down::run(steps, workspace, CLUSTER)?;
     }
-    let columns = measured?;
-    println!();
-    report::print(f::ROWS, &columns, "kube-proxy");
-    Ok(ExitCode::SUCCESS)
+    measured.map(|()| ExitCode::SUCCESS)
 }
 
-fn measure(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<Vec<Column>> {
+fn measure(steps: &Steps, workspace: &Path, args: &Args, columns: &mut Vec<Column>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut bench = steps
         .run("making pods and the namespaces to compare with", || Bench::new(workspace, args, runtime))?;
-    let mut columns = Vec::new();
     for count in &args.services {
-        let mut column = Column::new(format!("{count}"));
+        columns.push(Column::new(format!("{count}")));
+        let Some(column) = columns.last_mut() else { break };
         steps.run(&format!("{count} Services: storing them"), || bench.fill(*count))?;
         for (name, stage) in STAGES {
-            steps.run(&format!("{count} Services: {name}"), || stage(&mut bench, &mut column))?;
+            steps.run(&format!("{count} Services: {name}"), || stage(&mut bench, column))?;
         }
-        columns.push(column);
     }
-    Ok(columns)
+    Ok(())
 }
 
 type Stage = fn(&mut Bench<'_>, &mut Column) -> anyhow::Result<()>;
@@ -102,6 +102,7 @@ struct Bench<'a> {
     runtime: tokio::runtime::Runtime,
     cluster: Cluster,
     toolbox: PathBuf,
+    target: Target,
     connections: Vec<Connection>,
     sets: Vec<(Kind, Set)>,
     _servers: Servers,
@@ -118,7 +119,6 @@ impl<'a> Bench<'a> {
         let toolbox = host::binaries(workspace)?.join("toolbox");
         let port = std::fs::read_to_string(cluster.state().join("port"))?.trim().parse()?;
         let target = Target::admin(&cluster.server_data(), port)?;
-        let connections = runtime.block_on(connect(&target, 16))?;
         feed(&mut cluster.kubectl(&["apply", "-f", "-"]), objects::servers().as_bytes())?;
         let rollout = ["rollout", "status", "daemonset/pod", "-n", objects::NAMESPACE, "--timeout=90s"];
         output(&mut cluster.kubectl(&rollout))?;
@@ -133,7 +133,8 @@ impl<'a> Bench<'a> {
             runtime,
             cluster,
             toolbox,
-            connections,
+            target,
+            connections: Vec::new(),
             sets,
             _servers: servers,
             pods,
@@ -149,8 +150,15 @@ impl<'a> Bench<'a> {
             requests.push(objects::slice(name, std::slice::from_ref(pod), port));
             requests.push(objects::service(name, Some(address), node_port));
         }
+        bench.connect()?;
         bench.write(requests)?;
         Ok(bench)
+    }
+
+    /// Connects anew: the server closes what was idle for longer than a stage may take.
+    fn connect(&mut self) -> anyhow::Result<()> {
+        self.connections = self.runtime.block_on(connect(&self.target, 16))?;
+        Ok(())
     }
 
     fn write(&mut self, requests: Vec<Vec<u8>>) -> anyhow::Result<()> {
@@ -165,13 +173,14 @@ impl<'a> Bench<'a> {
     fn fill(&mut self, count: usize) -> anyhow::Result<()> {
         let requests = (self.made..count).flat_map(objects::idle).collect();
         self.made = self.made.max(count);
+        self.connect()?;
         self.write(requests)?;
         if count <= MOST_RULES {
             self.set(Kind::Nftables)?.load_rules(count)?;
         }
         wait("the dataplanes to have every Service", Duration::from_secs(60), || {
             for node in self.cluster.node_names() {
-                let seen = self.metric(&node, "fairlead_services ")?;
+                let seen = self.metric(&node, "fairlead_services")?;
                 if (seen as usize) < count {
                     bail!("{node} has {seen}");
                 }
@@ -184,12 +193,14 @@ impl<'a> Bench<'a> {
         PathBuf::from("/run/netns").join(self.cluster.namespace(node))
     }
 
-    /// A sample of the dataplane's metrics, by the beginning of its line.
-    fn metric(&self, node: &str, line: &str) -> anyhow::Result<f64> {
+    /// A sample without labels of the dataplane's metrics.
+    fn metric(&self, node: &str, name: &str) -> anyhow::Result<f64> {
         let address = SocketAddr::from(([127, 0, 0, 1], 9962));
         let text = probe::within(&self.node(node), || probe::page(address, "/metrics"))?;
-        let value = text.lines().find_map(|found| found.strip_prefix(line)).context("no such metric")?;
-        Ok(value.trim().parse()?)
+        let sample = |line: &'_ str| {
+            Some(line.strip_prefix(name)?.trim_start_matches("{}").strip_prefix(' ')?.parse())
+        };
+        Ok(text.lines().find_map(sample).with_context(|| format!("there is no metric {name}"))??)
     }
 
     /// Answers per second, or bytes per second of a stream.
@@ -270,8 +281,9 @@ impl<'a> Bench<'a> {
         let pod = self.pods[0].clone();
         let share = |bench: &Self| -> anyhow::Result<(f64, f64)> {
             let of = |line: &str| bench.metric("node1", line);
-            Ok((of("fairlead_sync_seconds_sum ")?, of("fairlead_sync_seconds_count ")?))
+            Ok((of("fairlead_sync_seconds_sum")?, of("fairlead_sync_seconds_count")?))
         };
+        self.connect()?;
         let before = share(self)?;
         let mut times = Vec::new();
         for turn in 0..TIMES {

@@ -220,7 +220,7 @@ fn ruleset(services: usize) -> String {
     let jump = "ip daddr . meta l4proto . th dport vmap @ips;";
     let _ = write!(text, "chain services {{ {jump} }}\n");
     let _ = write!(text, "chain pre {{ type nat hook prerouting priority dstnat; jump services; }}\n");
-    let _ = write!(text, "chain out {{ type nat hook output priority dstnat; jump services; }}\n");
+    let _ = write!(text, "chain out {{ type nat hook output priority -100; jump services; }}\n");
     let mark = "meta mark 0x4000 masquerade fully-random;";
     let _ = write!(text, "chain post {{ type nat hook postrouting priority srcnat; {mark} }}\n}}\n");
     text
