@@ -91,6 +91,24 @@ fn no_port_is_given_to_two_flows_to_the_same_end() {
 }
 
 #[test]
+fn a_connection_that_is_over_gives_its_port_back() {
+    for net in NETS {
+        let server: End = (net.outside, 443);
+        let (first, second): (End, End) = ((net.a.ip, 1000), (net.b.ip, 1000));
+        let mut node = Bench::new();
+        node.configure(Config { snat_port_min: 20000, snat_port_max: 20000, ..config() });
+        let mut send = |client: End, flags: u8| {
+            node.run("from_pod", &tcp(client, server, flags).frame());
+            node.run("to_uplink", &tcp(client, server, flags).frame()).verdict
+        };
+        assert_eq!(send(first, SYN), NEXT);
+        assert_eq!(send(second, SYN), DROP);
+        assert_eq!(send(first, RST), NEXT);
+        assert_eq!(send(second, SYN), NEXT);
+    }
+}
+
+#[test]
 fn the_nodes_own_sockets_are_never_answered_to_a_pod() {
     for net in NETS {
         let client: End = (net.a.ip, 40000);

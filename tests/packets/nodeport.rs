@@ -105,6 +105,21 @@ fn a_backend_in_this_nodes_own_network_is_reached_and_answers_by_the_stack() {
 }
 
 #[test]
+fn a_connection_that_is_over_leaves_its_port_to_the_next_when_no_other_is_free() {
+    for net in NETS {
+        let asked: End = (net.node, 30080);
+        let mut node = node_with(&net, &[(net.remote, 8080)]);
+        node.configure(Config { snat_port_min: 20000, snat_port_max: 20000, ..config() });
+        let (first, second): (End, End) = ((net.outside, 1000), (net.outside, 1001));
+        assert_eq!(node.run("from_uplink", &tcp(first, asked, SYN).frame()).verdict, REDIRECT);
+        node.expect_drop("from_uplink", &tcp(second, asked, SYN).frame(), Reason::NatExhausted);
+        assert_eq!(node.run("from_uplink", &tcp(first, asked, RST).frame()).verdict, REDIRECT);
+        let out = node.run("from_uplink", &tcp(second, asked, SYN).frame());
+        assert_eq!((out.verdict, ends(&out.bytes).0.1), (REDIRECT, 20000));
+    }
+}
+
+#[test]
 fn ports_for_remote_backends_are_each_claimed_once() {
     for net in NETS {
         let asked: End = (net.node, 30080);

@@ -1,9 +1,9 @@
 //! What pods send out of the cluster leaves with the node's address.
 
 use crate::parse::{Packet, proto};
-use crate::service::{is_translated_port, lifetime, port};
+use crate::service::{is_over, is_translated_port, lifetime, port};
 use crate::{Family, Scratch, World};
-use fairlead_abi::{Addr, Metric, NatKey, Reason};
+use fairlead_abi::{Addr, CtEntry, Metric, NatKey, Reason};
 
 /// How many source ports are tried.
 const ATTEMPTS: u32 = 16;
@@ -21,7 +21,9 @@ pub fn leave<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Res
     (key.dst, key.dst_port) = (packet.dst, packet.dst_port);
     (key.proto, key.kind, key._pad) = (packet.proto, NatKey::MASQUERADE, 0);
     to.src = *net.node();
-    let life = lifetime(packet.proto);
+    // The flow's key was set by who looked it up; a connection that is over soon gives its port back.
+    let over = world.flow(&scratch.key).is_some_and(|flow| is_over(&flow));
+    let life = if over { CtEntry::TCP_CLOSED_SECONDS } else { lifetime(packet.proto) };
     if let Some(mut nat) = world.nat(key)
         && nat.expires >= now
         && nat.src == *net.node()
@@ -29,12 +31,12 @@ pub fn leave<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Res
         to.src_port = nat.src_port;
         let until = now.saturating_add(life);
         // Written only now and then: the line is shared, and the way back must be refreshed with it.
-        if until.saturating_sub(nat.expires) < life / 8 {
+        if until.abs_diff(nat.expires) < life / 8 {
             return Ok(());
         }
         nat.expires = until;
         drop(nat);
-        if own_claim(world, scratch, now) {
+        if own_claim(world, scratch, now, life) {
             return Ok(());
         }
         // The claim was evicted and has gone to another flow.
@@ -44,8 +46,8 @@ pub fn leave<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Res
 
 /// Whether the claim for `scratch.to` is this flow's, made again if it is gone.
 #[inline(always)]
-fn own_claim<W: World>(world: &W, scratch: &mut Scratch, now: u32) -> bool {
-    fill_claim(scratch, now);
+fn own_claim<W: World>(world: &W, scratch: &mut Scratch, now: u32, life: u32) -> bool {
+    fill_claim(scratch, now, life);
     if let Some(mut nat) = world.nat(&scratch.nat_key)
         && nat.expires >= now
     {
@@ -60,7 +62,7 @@ fn own_claim<W: World>(world: &W, scratch: &mut Scratch, now: u32) -> bool {
 
 /// Key and value of the way back.
 #[inline(always)]
-fn fill_claim(scratch: &mut Scratch, now: u32) {
+fn fill_claim(scratch: &mut Scratch, now: u32, life: u32) {
     let (packet, to) = (&scratch.packet, &scratch.to);
     let (key, nat) = (&mut scratch.nat_key, &mut scratch.nat);
     (key.src, key.src_port) = (packet.dst, packet.dst_port);
@@ -68,7 +70,6 @@ fn fill_claim(scratch: &mut Scratch, now: u32) {
     (key.proto, key.kind, key._pad) = (packet.proto, NatKey::UNMASQUERADE, 0);
     (nat.src, nat.src_port) = (packet.dst, packet.dst_port);
     (nat.dst, nat.dst_port) = (packet.src, packet.src_port);
-    let life = lifetime(packet.proto);
     nat.expires = now.saturating_add(life).saturating_add(life / 8);
     (nat.slot, nat._pad) = (0, 0);
 }
@@ -85,11 +86,19 @@ fn claim<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>, now: u32) 
         } else {
             port(world, net.config)
         };
-        fill_claim(scratch, now);
+        let life = lifetime(scratch.packet.proto);
+        fill_claim(scratch, now, life);
+        // As for NodePorts: with many connections a second, ports of those that are over must do.
+        let ended = attempt >= ATTEMPTS / 2 && scratch.packet.is_syn();
         let mut claimed = world.claim_nat(&scratch.nat_key, &scratch.nat);
         if !claimed && let Some(mut nat) = world.nat(&scratch.nat_key) {
             let own = nat.dst == scratch.packet.src && nat.dst_port == scratch.packet.src_port;
             claimed = own || nat.expires < now;
+            if !claimed && ended {
+                let key = &mut scratch.key;
+                key.set(&nat.dst, nat.dst_port, &nat.src, nat.src_port, scratch.packet.proto);
+                claimed = world.flow(key).is_some_and(|flow| is_over(&flow));
+            }
             if claimed {
                 *nat = scratch.nat;
             }

@@ -384,12 +384,14 @@ fn claim<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> bool {
     conntrack::track(&scratch.packet, fresh, false, now);
     let counted = fresh.flags & CtEntry::COUNTED;
     let unordered = CtEntry::DNAT | CtEntry::SNAT | counted | (fresh.flags & CtEntry::FIN_OPENER);
-    for _ in 0..PORT_ATTEMPTS {
+    for attempt in 0..PORT_ATTEMPTS {
         to.src_port = port(world, net.config);
         let high = scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, scratch.packet.proto);
         fresh.flags = unordered | if high { CtEntry::HIGH_OPENED } else { 0 };
+        // Connections that are over hold their ports a little longer; with many a second, no other is left.
+        let ended = attempt >= PORT_ATTEMPTS / 2 && scratch.packet.is_syn();
         if world.claim_flow(&scratch.key, fresh)
-            || (world.flow(&scratch.key).is_some_and(|flow| flow.expires < now)
+            || (world.flow(&scratch.key).is_some_and(|flow| flow.expires < now || (ended && is_over(&flow)))
                 && world.set_flow(&scratch.key, fresh))
         {
             if counted != 0 {
@@ -400,6 +402,12 @@ fn claim<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> bool {
         }
     }
     false
+}
+
+/// Whether a TCP connection has ended, so that another may begin on its ends.
+#[inline(always)]
+pub fn is_over(flow: &CtEntry) -> bool {
+    flow.state == CtEntry::CLOSED
 }
 
 /// A port of the range that is this node's for translation.

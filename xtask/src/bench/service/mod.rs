@@ -28,9 +28,10 @@ use paths::{PORT, Servers, Set, VIRTUAL, inside};
 
 /// The cluster of the measurement; `up`'s own has another name.
 const CLUSTER: &str = "fairlead-bench";
-const NEAR: &str = "10.96.200.1";
-const FAR: &str = "10.96.200.2";
-const FLIP: &str = "10.96.200.3";
+/// In the part of the range that the allocator leaves to those who name their address (KEP-3070).
+const NEAR: &str = "10.96.0.201";
+const FAR: &str = "10.96.0.202";
+const FLIP: &str = "10.96.0.203";
 const NODE_PORT: u16 = 31999;
 /// Rulesets beyond this many Services take nft minutes to load.
 const MOST_RULES: usize = 10_000;
@@ -313,7 +314,7 @@ impl<'a> Bench<'a> {
         let mut times = Vec::new();
         for _ in 0..TIMES {
             self.added += 1;
-            let (name, address) = (format!("new-{}", self.added), format!("10.96.201.{}", self.added));
+            let (name, address) = (format!("new-{}", self.added), format!("10.96.0.{}", 20 + self.added));
             let target: SocketAddr = format!("{address}:80").parse()?;
             let since = Instant::now();
             let pod = vec![self.pods[0].1.clone()];
