@@ -58,6 +58,10 @@ fn applied(
     schema::check(schema::of(kind.schema)?, &once).ok()?;
     hold::complete(kind, &mut once);
     hold::managed(&once);
+    if hold::incomplete(kind, &once) {
+        // The server refuses it: nobody applies to it again.
+        return None;
+    }
     if once["metadata"]["managedFields"].is_null() {
         // What nobody owns is owned by "before-first-apply" from the second apply on.
         return Some(once);

@@ -41,12 +41,17 @@ pub fn object(kind: &'static Kind, mut decoded: Decoded, bytes: &[u8]) -> Option
 /// before anybody completes it again (scaling policies of autoscaling/v2, as upstream has it).
 pub fn complete(kind: &Kind, object: &mut Value) {
     once(kind, object);
-    if (kind.validate)(object).iter().any(|error| error.cause == Cause::Required) {
+    if incomplete(kind, object) {
         return;
     }
     let first = object.clone();
     once(kind, object);
     same(&first, object, "completed twice");
+}
+
+/// Whether validation misses something in it.
+pub fn incomplete(kind: &Kind, object: &Value) -> bool {
+    (kind.validate)(object).iter().any(|error| error.cause == Cause::Required)
 }
 
 fn once(kind: &Kind, object: &mut Value) {

@@ -70,10 +70,12 @@ impl Walk {
         }
     }
 
-    /// An element of a list or map: null becomes the zero value.
+    /// An element of a list or map: null becomes the zero value. Bytes that are nothing come back from upstream's store as
+    /// empty ones, since protobuf knows no difference.
     fn element(&mut self, schema: &Schema, value: &mut Value) {
         if value.is_null() {
-            *value = zero(schema);
+            let bytes = matches!(schema.resolve().shape, Shape::Bytes);
+            *value = if bytes { "".into() } else { zero(schema) };
         }
         self.node(schema, value);
     }

@@ -86,6 +86,12 @@ fn empty_fields_go_as_go_drops_them() {
 }
 
 #[test]
+fn bytes_that_are_nothing_are_empty_ones() {
+    let secret = normal("io.k8s.api.core.v1.Secret", json!({"data": {"a": null, "b": "YQ=="}}));
+    assert_eq!(secret["data"], json!({"a": "", "b": "YQ=="}));
+}
+
+#[test]
 fn times_take_their_canonical_form() {
     let lease = |renew: &str| {
         normal("io.k8s.api.coordination.v1.LeaseSpec", json!({"renewTime": renew}))["renewTime"].clone()
