@@ -59,8 +59,10 @@ fn default(v: &mut Value) {
         d::with(status, list, d::whole_milli);
     }
     let capacity = status["capacity"].clone();
-    if capacity.is_object() {
-        d::unset(status, "allocatable", capacity);
+    // An empty one counts as none: upstream's store keeps no empty map, and its defaults run again on what it reads.
+    let given = status["allocatable"].as_object().is_some_and(|amounts| !amounts.is_empty());
+    if capacity.is_object() && !given {
+        status["allocatable"] = capacity;
     }
     if let Some(info) = d::object(status, "nodeInfo") {
         for name in SYSTEM_INFO {

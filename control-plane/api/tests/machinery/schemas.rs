@@ -92,6 +92,14 @@ fn bytes_that_are_nothing_are_empty_ones() {
 }
 
 #[test]
+fn an_empty_allocatable_of_a_node_counts_as_none() {
+    let kind = registry::find("", "v1", "nodes").expect("nodes are served");
+    let mut node = json!({"spec": {}, "status": {"capacity": {"cpu": "1"}, "allocatable": {}}});
+    (kind.default)(&mut node);
+    assert_eq!(node["status"]["allocatable"], json!({"cpu": "1"}));
+}
+
+#[test]
 fn times_take_their_canonical_form() {
     let lease = |renew: &str| {
         normal("io.k8s.api.coordination.v1.LeaseSpec", json!({"renewTime": renew}))["renewTime"].clone()
