@@ -87,7 +87,9 @@ fn completed(kind: &'static Kind, mut object: Value) {
     checked(kind, &object);
     through_json(&object);
     yaml_reads_its_own(&object);
-    through_protobuf(kind, &object);
+    if !incomplete(kind, &object) {
+        through_protobuf(kind, &object);
+    }
     let refused = (kind.validate)(&object);
     strategy(kind, &object);
     shown(kind, &object);
