@@ -116,6 +116,33 @@ fn a_connection_that_is_over_leaves_its_port_to_the_next_when_no_other_is_free()
         assert_eq!(node.run("from_uplink", &tcp(first, asked, RST).frame()).verdict, REDIRECT);
         let out = node.run("from_uplink", &tcp(second, asked, SYN).frame());
         assert_eq!((out.verdict, ends(&out.bytes).0.1), (REDIRECT, 20000));
+        // It is no longer the first one's, whose packets would be taken for the second's.
+        for flags in [ACK, SYN] {
+            node.expect_drop("from_uplink", &tcp(first, asked, flags).frame(), Reason::NatExhausted);
+        }
+        let out = node.run("from_uplink", &tcp(second, asked, ACK).frame());
+        assert_eq!((out.verdict, ends(&out.bytes).0.1), (REDIRECT, 20000));
+    }
+}
+
+#[test]
+fn whoever_connects_again_is_seen_with_the_same_port() {
+    for net in NETS {
+        let asked: End = (net.node, 30080);
+        let mut node = node_with(&net, &[(net.remote, 8080)]);
+        let mut run = |port: u16, flags: u8| {
+            let out = node.run("from_uplink", &tcp((net.outside, port), asked, flags).frame());
+            assert_eq!(out.verdict, REDIRECT);
+            ends(&out.bytes).0.1
+        };
+        let clients: Vec<u16> = (32768..60999).step_by(2).step_by(16).collect();
+        let first: Vec<u16> = clients.iter().map(|port| run(*port, SYN)).collect();
+        let each: std::collections::BTreeSet<_> = first.iter().collect();
+        assert_eq!(each.len(), first.len(), "one for each port that Linux connects from");
+        for flags in [RST, SYN] {
+            let again: Vec<u16> = clients.iter().map(|port| run(*port, flags)).collect();
+            assert_eq!(again, first);
+        }
     }
 }
 

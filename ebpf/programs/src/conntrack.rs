@@ -1,7 +1,7 @@
 //! Flows: what was allowed once goes on, in both directions, until the policy behind it changes.
 
 use crate::parse::{Packet, proto, tcp};
-use crate::{Scratch, World, policy};
+use crate::{Scratch, World, policy, service};
 use fairlead_abi::{Addr, Be16, CtEntry, Endpoint, LoadKey, Metric, Reason};
 
 /// Who a packet goes between, as far as this node has them.
@@ -49,8 +49,13 @@ pub fn admit<W: World>(world: &W, scratch: &mut Scratch, parties: &Parties<'_>) 
     {
         let reply = (flow.flags & CtEntry::HIGH_OPENED != 0) != high;
         if !reopens(&scratch.packet, &flow, reply) {
-            if !reply && (flow.flags ^ scratch.fresh.flags) & CtEntry::DNAT != 0 {
-                // The same ends are in use by a flow whose replies must be translated (or must not).
+            let (fresh, translated) = (&scratch.fresh, CtEntry::DNAT);
+            if !reply
+                && ((flow.flags ^ fresh.flags) & translated != 0
+                    || (fresh.flags & CtEntry::SNAT != 0 && !service::same(&flow, fresh)))
+            {
+                // The same ends are in use by a flow whose replies must be translated (or must not), or by another
+                // client's.
                 return Err(Reason::NatExhausted);
             }
             if flow.flags & CtEntry::NODE == 0 {

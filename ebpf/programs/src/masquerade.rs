@@ -84,7 +84,7 @@ fn claim<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>, now: u32) 
         scratch.to.src_port = if !has_ports || (attempt == 0 && is_translated_port(net.config, own)) {
             own
         } else {
-            port(world, net.config)
+            port(world, net.config, &scratch.packet.src, own, attempt)
         };
         let life = lifetime(scratch.packet.proto);
         fill_claim(scratch, now, life);
