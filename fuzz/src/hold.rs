@@ -182,9 +182,12 @@ fn drop_empty(schema: &Schema, value: &mut Value) {
             };
             !empty
         }),
-        (Shape::Map(values), Value::Object(map)) => {
-            map.values_mut().for_each(|value| drop_empty(values, value))
-        }
+        (Shape::Map(values), Value::Object(map)) => map.values_mut().for_each(|value| {
+            drop_empty(values, value);
+            if value.as_array().is_some_and(Vec::is_empty) {
+                *value = Value::Null;
+            }
+        }),
         (Shape::Array(items), Value::Array(list)) => {
             list.iter_mut().for_each(|value| drop_empty(items, value))
         }
