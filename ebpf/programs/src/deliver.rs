@@ -2,6 +2,7 @@
 
 use crate::parse::L3;
 use crate::{Family, NEXT, Outcome, Scratch, World, rate};
+use crate::steps::outcome;
 use fairlead_abi::{Addr, Endpoint, Metric, RateKey, Reason};
 
 /// Hands the packet to a pod of this node. `redirect_peer` skips the pod's own hook, so ingress policy must
@@ -50,8 +51,14 @@ pub fn to_overlay<W: World>(world: &W, net: Family<'_>) -> Outcome {
 ///
 /// # Errors
 /// `HopLimit` when that was the last one.
-#[inline(never)]
-pub fn hop<W: World>(world: &W, scratch: &Scratch) -> Result<(), Reason> {
+#[inline(always)]
+pub fn hop<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
+    outcome(world.hop(scratch))
+}
+
+/// The body of [`hop`].
+#[inline(always)]
+pub fn take_hop<W: World>(world: &W, scratch: &Scratch) -> Result<(), Reason> {
     const HOPS_V4: u32 = L3 + 8;
     const CHECKSUM_V4: u32 = L3 + 10;
     const HOPS_V6: u32 = L3 + 7;

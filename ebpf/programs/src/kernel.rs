@@ -379,6 +379,12 @@ impl Kernel {
         }
     }
 
+    /// What the kernel's helpers and functions are given.
+    #[inline(always)]
+    pub fn context(&self) -> *mut __sk_buff {
+        self.ctx
+    }
+
     /// This CPU's working memory.
     #[inline(always)]
     pub fn scratch(&self) -> Option<&'static mut Scratch> {

@@ -3,6 +3,7 @@
 
 use crate::parse::{L3, proto};
 use crate::{Ends, Packet, Scratch, World, sctp};
+use crate::steps::outcome;
 use fairlead_abi::{Addr, Be16, Reason};
 
 /// A checksum that covers what changes.
@@ -25,13 +26,18 @@ pub enum Side {
     Dst,
 }
 
-/// Gives the packet the ends `scratch.to`. A function of its own in the kernel, too: an established flow between pods
-/// does not come here.
+/// Gives the packet the ends `scratch.to`.
 ///
 /// # Errors
 /// `Malformed` when the kernel refuses a write.
-#[inline(never)]
+#[inline(always)]
 pub fn apply<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
+    outcome(world.rewrite(scratch))
+}
+
+/// The body of [`apply`].
+#[inline(always)]
+pub fn write<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
     let (packet, to) = (&scratch.packet, &scratch.to);
     let (v6, sum) = (packet.is_v6(), checksum(packet));
     let covering = match sum {

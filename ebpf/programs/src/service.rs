@@ -3,6 +3,7 @@
 use crate::conntrack;
 use crate::parse::{Packet, proto};
 use crate::{Family, Scratch, World, world::Maps, world::is_own};
+use crate::steps::outcome;
 use fairlead_abi::*;
 
 /// How many backends are tried before a packet is given up.
@@ -176,9 +177,10 @@ pub fn holds<M: Maps>(maps: &M, service: u32, slot: u32, addr: &Addr, port: Be16
 
 /// Where a packet for a service comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Origin {
     /// A pod of this node.
-    Pod,
+    Pod = 0,
     /// The uplink. A backend elsewhere sees this node as the client, so that its answer comes back here, or answers the
     /// client itself.
     Uplink,
@@ -212,8 +214,20 @@ pub fn translate<W: World>(
 ///
 /// # Errors
 /// `SourceRange`, `NoBackend`, `NoLocalBackend`, `NatExhausted`.
-#[inline(never)]
+#[inline(always)]
 pub fn translate_for<W: World>(
+    world: &W,
+    scratch: &mut Scratch,
+    config: &Config,
+    service: &Service,
+    origin: Origin,
+) -> Result<(), Reason> {
+    outcome(world.translate(scratch, config, service, origin))
+}
+
+/// The body of [`translate_for`].
+#[inline(always)]
+pub fn choose_ends<W: World>(
     world: &W,
     scratch: &mut Scratch,
     config: &Config,
