@@ -309,3 +309,25 @@ fn a_packet_between_two_wires_loses_a_hop_and_ends_when_it_has_none() {
         assert_eq!((out.verdict, headers(&out.bytes).hops), (REDIRECT, 1));
     }
 }
+
+#[test]
+fn pods_and_the_outside_may_be_served_by_others_at_one_address() {
+    for net in NETS {
+        for external in [(net.external_ip, 443), (net.node, 30080)] {
+            let mut node = Bench::new();
+            let at = if external.0 == net.node { net.any() } else { external.0 };
+            let local =
+                Service { id: 8, backends: 1, flags: Service::LOCAL | Service::INSIDE, ..Service::default() };
+            node.service_with(at, external.1, TCP, local, &[(net.b.ip, 8443)]);
+            let (pod, client) = ((net.a.ip, 40000), (net.outside, 50000));
+            // Until the other entry is written, the one that is there serves.
+            let out = node.run("from_pod", &tcp((net.a.ip, 39999), external, SYN).frame());
+            assert_eq!(ends(&out.bytes).1, (net.b.ip, 8443));
+            node.service_inside(at, external.1, TCP, 9, &[(net.remote, 8443)]);
+            let out = node.run("from_pod", &tcp(pod, external, SYN).frame());
+            assert_eq!(ends(&out.bytes), (pod, (net.remote, 8443)));
+            let out = node.run("from_uplink", &tcp(client, external, SYN).frame());
+            assert_eq!(ends(&out.bytes), (client, (net.b.ip, 8443)));
+        }
+    }
+}

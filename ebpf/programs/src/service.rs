@@ -13,28 +13,39 @@ const LOCAL_ATTEMPTS: u32 = 32;
 /// How many source ports are tried.
 const PORT_ATTEMPTS: u32 = 16;
 
-/// The service at an address, or at this node's port.
+/// The service at an address, or at this node's port, for a client that is `inside` (a pod or the node) or not.
 #[inline(always)]
-pub fn find<'a, M: Maps>(maps: &'a M, addr: &Addr, port: Be16, proto: u8) -> Option<&'a Service> {
+pub fn find<'a, M: Maps>(
+    maps: &'a M,
+    addr: &Addr,
+    port: Be16,
+    proto: u8,
+    inside: bool,
+) -> Option<&'a Service> {
     if !matches!(proto, proto::TCP | proto::UDP | proto::SCTP) {
         return None;
     }
-    let mut key = ServiceKey { addr: *addr, port, proto, _pad: 0 };
-    if let Some(service) = maps.service(&key) {
-        return Some(service);
+    let mut key = ServiceKey { addr: *addr, port, proto, scope: 0 };
+    let mut found = maps.service(&key);
+    if found.is_none() {
+        let own = Node::SELF | Node::NODE_PORTS;
+        if maps.node(addr).is_none_or(|node| node.flags & own != own) {
+            return None;
+        }
+        key.addr = Addr::UNSPECIFIED;
+        found = maps.service(&key);
     }
-    let own = Node::SELF | Node::NODE_PORTS;
-    if maps.node(addr).is_none_or(|node| node.flags & own != own) {
-        return None;
+    if !inside || found.is_none_or(|service| service.flags & Service::INSIDE == 0) {
+        return found;
     }
-    key.addr = Addr::UNSPECIFIED;
-    maps.service(&key)
+    key.scope = ServiceKey::INSIDE;
+    maps.service(&key).or(found)
 }
 
 /// The service that another node sends to this one without translation.
 #[inline(always)]
 pub fn find_direct<'a, W: World>(world: &'a W, addr: &Addr, port: Be16, proto: u8) -> Option<&'a Service> {
-    let mut key = ServiceKey { addr: *addr, port, proto, _pad: 0 };
+    let mut key = ServiceKey { addr: *addr, port, proto, scope: 0 };
     let mut found = world.service(&key);
     if found.is_none() && world.node(addr).is_some() {
         key.addr = Addr::UNSPECIFIED;
@@ -201,7 +212,8 @@ pub fn translate<W: World>(
     origin: Origin,
 ) -> Result<bool, Reason> {
     let packet = &scratch.packet;
-    let Some(service) = find(world, &packet.dst, packet.dst_port, packet.proto) else {
+    let inside = origin == Origin::Pod;
+    let Some(service) = find(world, &packet.dst, packet.dst_port, packet.proto, inside) else {
         let unused = net.services().contains(&packet.dst);
         return if unused { Err(Reason::NoService) } else { Ok(false) };
     };

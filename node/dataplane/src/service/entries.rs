@@ -41,12 +41,15 @@ pub(super) struct FrontendKey {
     pub(super) address: IpAddr,
     pub(super) port: u16,
     pub(super) protocol: Protocol,
+    /// For pods and the node itself alone.
+    pub(super) inside: bool,
 }
 
 impl FrontendKey {
     pub(super) fn wire(self) -> ServiceKey {
         let addr = if self.address.is_unspecified() { Addr::UNSPECIFIED } else { Addr::from(self.address) };
-        ServiceKey { addr, port: Be16::new(self.port), proto: self.protocol.number(), _pad: 0 }
+        let scope = if self.inside { ServiceKey::INSIDE } else { 0 };
+        ServiceKey { addr, port: Be16::new(self.port), proto: self.protocol.number(), scope }
     }
 }
 
@@ -144,7 +147,9 @@ pub(super) fn difference(previous: &Entries, wanted: &Entries) -> ServiceChange 
         change.remove_backends.extend(slots.map(|slot| BackendKey { service: *service, slot: slot as u32 }));
         if before.protocol == Protocol::Udp {
             let led = previous.frontends.iter().filter(|(_, frontend)| frontend.id == *service);
-            let frontends: Vec<ServiceKey> = led.map(|(key, _)| key.wire()).collect();
+            // Flows remember the address that was asked, whoever asked.
+            let frontends: Vec<ServiceKey> =
+                led.map(|(key, _)| ServiceKey { scope: 0, ..key.wire() }).collect();
             let left = before.backends.iter().filter(|old| now.is_none_or(|set| !set.backends.contains(old)));
             change.gone.extend(left.map(|backend| Gone {
                 service: *service,
