@@ -29,6 +29,36 @@ pub(super) struct Entries {
     pub(super) ranges: BTreeSet<(u32, IpNet)>,
 }
 
+/// The same as it is kept: most Services have one or two of each, for which a tree's nodes would be ten times too big.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) frontends: Box<[(FrontendKey, Frontend)]>,
+    pub(super) sets: Box<[(u32, Set)]>,
+    pub(super) ranges: Box<[(u32, IpNet)]>,
+}
+
+impl From<Entries> for Packed {
+    fn from(entries: Entries) -> Self {
+        let mut sets: Box<[(u32, Set)]> = entries.sets.into_iter().collect();
+        sets.iter_mut().for_each(|(_, set)| set.backends.shrink_to_fit());
+        Packed {
+            frontends: entries.frontends.into_iter().collect(),
+            sets,
+            ranges: entries.ranges.into_iter().collect(),
+        }
+    }
+}
+
+impl From<Packed> for Entries {
+    fn from(packed: Packed) -> Self {
+        Entries {
+            frontends: packed.frontends.into_iter().collect(),
+            sets: packed.sets.into_iter().collect(),
+            ranges: packed.ranges.into_iter().collect(),
+        }
+    }
+}
+
 impl Entries {
     pub(super) fn backends(&self) -> usize {
         self.sets.values().map(|set| set.backends.len()).sum()

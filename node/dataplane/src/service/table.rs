@@ -12,7 +12,7 @@ use fairlead_abi::{Addr, Backend, BackendKey, Be16, Service as Frontend, map};
 
 pub use super::entries::{Gone, ServiceChange};
 use super::{
-    entries::{Entries, FrontendKey, Set, difference, keep_slots},
+    entries::{Entries, FrontendKey, Packed, Set, difference, keep_slots},
     health::{Checks, Health},
     maglev,
     reach::{Candidate, Place, reachable},
@@ -81,12 +81,12 @@ pub struct ServiceTable {
     host_ports: HashMap<Key, Vec<HostPort>>,
     /// By namespace and name, so that those of one namespace are found without the others.
     slices: BTreeMap<Key, EndpointSlice>,
-    slices_of: HashMap<Key, BTreeSet<Key>>,
+    slices_of: HashMap<Key, Vec<Key>>,
     /// Weights of pods that have one.
     weights: HashMap<IpAddr, u16>,
     numbers: Numbers<SetName>,
     held: HashMap<Key, Vec<Arc<SetName>>>,
-    planned: HashMap<Key, Entries>,
+    planned: HashMap<Key, Packed>,
     owners: HashMap<FrontendKey, Key>,
     contested: HashMap<FrontendKey, BTreeSet<Key>>,
     dirty: HashSet<Key>,
@@ -185,7 +185,11 @@ impl ServiceTable {
         }
         self.remove_slice(&slice.key.clone());
         self.dirty.insert(slice.service.clone());
-        self.slices_of.entry(slice.service.clone()).or_default().insert(slice.key.clone());
+        let of = self.slices_of.entry(slice.service.clone()).or_default();
+        if let Err(at) = of.binary_search(&slice.key) {
+            of.reserve_exact(1);
+            of.insert(at, slice.key.clone());
+        }
         self.slices.insert(slice.key.clone(), slice);
     }
 
@@ -193,7 +197,7 @@ impl ServiceTable {
     pub fn remove_slice(&mut self, key: &Key) {
         let Some(slice) = self.slices.remove(key) else { return };
         if let Some(keys) = self.slices_of.get_mut(&slice.service) {
-            keys.remove(key);
+            keys.retain(|held| held != key);
             if keys.is_empty() {
                 self.slices_of.remove(&slice.service);
             }
@@ -266,7 +270,7 @@ impl ServiceTable {
     }
 
     fn settle_one(&mut self, key: &Key) -> ServiceChange {
-        let previous = self.planned.remove(key).unwrap_or_default();
+        let previous = self.planned.remove(key).map(Entries::from).unwrap_or_default();
         let (wanted, names) = self.entries(key, &previous);
         let change = difference(&previous, &wanted);
         self.settle_check(key);
@@ -288,7 +292,7 @@ impl ServiceTable {
         if wanted == Entries::default() {
             self.held.remove(key);
         } else {
-            self.planned.insert(key.clone(), wanted);
+            self.planned.insert(key.clone(), wanted.into());
         }
         change
     }
