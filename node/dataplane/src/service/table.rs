@@ -77,6 +77,8 @@ pub struct ServiceTable {
     /// IPv6 addresses of this node that NodePorts answer on. The one entry that stands for every address of the node
     /// leads to IPv4 backends, so IPv6 has an entry for each.
     node_addresses: Vec<IpAddr>,
+    /// Those of the other nodes: with direct server return they send here what they are asked, as it came.
+    peer_addresses: Vec<IpAddr>,
     services: HashMap<Key, Service>,
     host_ports: HashMap<Key, Vec<HostPort>>,
     /// By namespace and name, so that those of one namespace are found without the others.
@@ -112,6 +114,7 @@ impl ServiceTable {
             place: Place { node: node.to_owned(), zone: String::new() },
             inside,
             node_addresses: Vec::new(),
+            peer_addresses: Vec::new(),
             services: HashMap::new(),
             host_ports: HashMap::new(),
             slices: BTreeMap::new(),
@@ -222,6 +225,18 @@ impl ServiceTable {
         let has_node_port = |service: &&Service| service.ports.iter().any(|port| port.node_port != 0);
         self.dirty.extend(self.services.values().filter(has_node_port).map(|service| service.key.clone()));
         self.dirty.extend(self.host_ports.keys().cloned());
+    }
+
+    /// Addresses of other nodes that NodePorts answer on.
+    pub fn set_peer_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let mut addresses: Vec<IpAddr> = addresses.into_iter().filter(IpAddr::is_ipv6).collect();
+        addresses.sort();
+        if self.peer_addresses == addresses {
+            return;
+        }
+        self.peer_addresses = addresses;
+        let direct = self.services.values().filter(|service| service.direct_return);
+        self.dirty.extend(direct.map(|service| service.key.clone()));
     }
 
     /// Every address of the node of one family, as frontends name it.
@@ -444,7 +459,9 @@ impl ServiceTable {
             let uneven = set.weights.as_ref().is_some_and(|weights| weights.iter().any(|w| *w != weights[0]));
             let mut flags = if local { Frontend::LOCAL } else { 0 };
             // A local backend answers by itself anyway.
-            if service.direct_return && side != Side::Cluster && !local && algorithm == Algorithm::Maglev {
+            let direct =
+                service.direct_return && side != Side::Cluster && !local && algorithm == Algorithm::Maglev;
+            if direct {
                 flags |= Frontend::DSR;
             }
             if let Some(ranges) = service.source_ranges.as_ref().filter(|_| side == Side::Balancer) {
@@ -461,7 +478,13 @@ impl ServiceTable {
                 algorithm: algorithm.number(),
                 table: if uneven || algorithm == Algorithm::Maglev { number } else { 0 },
             };
-            for (address, number) in addresses {
+            let peers = match port.node_port {
+                number @ 1.. if direct && side == Side::External && family == Family::V6 => {
+                    self.peer_addresses.iter().map(|address| (*address, number)).collect()
+                }
+                _ => Vec::new(),
+            };
+            for (address, number) in addresses.into_iter().chain(peers) {
                 self.add_frontend(&service.key, address, number, port.protocol, frontend, building);
             }
         }

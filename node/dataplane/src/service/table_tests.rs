@@ -258,6 +258,30 @@ fn host_ports_lead_to_their_pod() {
 }
 
 #[test]
+fn what_other_nodes_send_on_as_it_came_is_found_by_their_addresses() {
+    let (mut table, mut maps) = table();
+    let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
+    let mut dual = service();
+    dual.cluster_ips.push(ip("fd00:96::10"));
+    table.set_service(Service { direct_return: true, ..dual.clone() });
+    table.set_slice(slice("six", vec![endpoint("fd00:10::2", "a"), endpoint("fd00:10::3", "b")]));
+    table.set_node_addresses([ip("2001:db8::1")]);
+    table.set_peer_addresses([ip("2001:db8::2"), ip("192.0.2.2")]);
+    maps.apply(&table.settle());
+    for address in ["2001:db8::1", "2001:db8::2"] {
+        assert_eq!(maps.backends_of(address, 30080).map(|backends| backends.len()), Some(2), "{address}");
+    }
+    assert_eq!(maps.backends_of("192.0.2.2", 30080), None, "one entry stands for every IPv4 address");
+    table.set_peer_addresses([ip("2001:db8::3")]);
+    maps.apply(&table.settle());
+    assert_eq!(maps.backends_of("2001:db8::2", 30080), None, "that node left");
+    assert_eq!(maps.backends_of("2001:db8::3", 30080).map(|backends| backends.len()), Some(2));
+    table.set_service(dual);
+    maps.apply(&table.settle());
+    assert_eq!(maps.backends_of("2001:db8::3", 30080), None, "without direct return they translate");
+}
+
+#[test]
 fn each_family_leads_to_backends_of_its_own() {
     let (mut table, mut maps) = table();
     let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
