@@ -24,6 +24,8 @@ pub enum Layer {
     Packets,
     /// Real traffic between namespaces.
     Netns,
+    /// Random changes of everything under traffic, which must not notice.
+    Churn,
     /// `kill -9` of the server in a loop under writers, with either store.
     Crash,
     /// A whole cluster and kubectl, with either store.
@@ -41,6 +43,12 @@ pub struct Args {
     /// How often the crash layer kills, for each store.
     #[arg(long, default_value_t = 10)]
     kills: usize,
+    /// How many seconds the churn layer makes changes.
+    #[arg(long, default_value_t = 25)]
+    seconds: u64,
+    /// Repeats the choices of an earlier run of the churn layer.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Leave the test cluster running for a look at it (`cargo xtask down --name fairlead-test` removes it).
     #[arg(long)]
     keep: bool,
@@ -54,7 +62,7 @@ pub struct Args {
 pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     host::require_root("test")?;
     let start = Instant::now();
-    let all = [Layer::Unit, Layer::Packets, Layer::Netns, Layer::Crash, Layer::Cluster];
+    let all = [Layer::Unit, Layer::Packets, Layer::Netns, Layer::Churn, Layer::Crash, Layer::Cluster];
     let layers = if args.layers.is_empty() { &all[..] } else { &args.layers };
     host::prepare(steps, workspace, args.consent, host::FOR_TESTS)?;
     let object = steps.run("compiling the eBPF programs", || bpf::build(workspace, true))?;
@@ -70,6 +78,7 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
             }
             Layer::Packets => test(target(cargo, "packets"), args)?,
             Layer::Netns => test(target(cargo, "netns"), args)?,
+            Layer::Churn => churn(cargo, workspace, args)?,
             Layer::Crash => crash(cargo, workspace, args)?,
             Layer::Cluster => {
                 let stores = args.store.map_or(vec![Backend::Embedded, Backend::Etcd], |one| vec![one]);
@@ -87,6 +96,17 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
 fn target(mut cargo: Command, name: &str) -> Command {
     cargo.args(["--test", name]);
     cargo
+}
+
+/// The churn checker, a program of its own.
+fn churn(cargo: Command, workspace: &Path, args: &Args) -> anyhow::Result<()> {
+    let programs = host::build_binaries(workspace)?;
+    let mut cargo = target(cargo, "churn");
+    cargo.env("FAIRLEAD_PROGRAMS", programs).args(["--", "--seconds", &args.seconds.to_string()]);
+    if let Some(seed) = args.seed {
+        cargo.args(["--seed", &seed.to_string()]);
+    }
+    show(&mut cargo)
 }
 
 /// The kill checker, a program of its own.
