@@ -506,7 +506,9 @@ impl Engine {
             held: self.held.take().map_or_else(|| self.maps.announced(), Ok)?.into_iter().collect(),
             ..Claims::default()
         };
-        for (address, nodes) in self.services.balancers().filter(|(address, _)| on_segment(*address)) {
+        for (address, nodes) in
+            self.services.balancers().into_iter().filter(|(address, _)| on_segment(*address))
+        {
             let may = |node: &&str| nodes.as_ref().is_none_or(|nodes| nodes.contains(node));
             if let Some(rank) = rank(address, &self.settings.node_name, self.nodes.balancing().filter(may)) {
                 claims.ranks.insert(address, rank);

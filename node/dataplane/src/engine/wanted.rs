@@ -26,8 +26,8 @@ impl Engine {
         entries.extend(direct.map(|shown| Entry::new(map::DIRECT, shown, "the settings")));
         // Which node answers for an address is settled on their segment, not here: what can be told is that one is
         // answered for which no Service has.
-        let balancers: Vec<_> = self.services.balancers().map(|(address, _)| address).collect();
-        let answered = self.maps.announced()?.into_iter().filter(|address| balancers.contains(address));
+        let balancers = self.services.balancers();
+        let answered = self.maps.announced()?.into_iter().filter(|address| balancers.contains_key(address));
         entries.extend(
             answered.map(|address| Entry::new(map::ANNOUNCED, entry::announced(address.into()), "services")),
         );

@@ -390,17 +390,26 @@ impl ServiceTable {
     }
 
     /// Every load balancer address, with the only nodes that may answer for it: those with a ready backend, when its
-    /// traffic must stay on the node that takes it.
-    pub fn balancers(&self) -> impl Iterator<Item = (IpAddr, Option<BTreeSet<&str>>)> {
-        self.balanced.iter().filter_map(|key| self.services.get(key)).flat_map(|service| {
-            let nodes = service.external_local.then(|| {
+    /// traffic must stay on the node that takes it. Services that share an address come to one answer, so that every node
+    /// ranks the same candidates: nodes that suit all of them, if there are any.
+    pub fn balancers(&self) -> BTreeMap<IpAddr, Option<BTreeSet<&str>>> {
+        let mut balancers: BTreeMap<IpAddr, Option<BTreeSet<&str>>> = BTreeMap::new();
+        for service in self.balanced.iter().filter_map(|key| self.services.get(key)) {
+            let nodes: Option<BTreeSet<&str>> = service.external_local.then(|| {
                 let slices = self.slices_of.get(&service.key).into_iter().flatten();
                 let endpoints =
                     slices.filter_map(|key| self.slices.get(key)).flat_map(|slice| &slice.endpoints);
                 endpoints.filter(|endpoint| endpoint.ready).map(|endpoint| endpoint.node.as_str()).collect()
             });
-            service.balancer_ips.iter().map(move |address| (*address, nodes.clone()))
-        })
+            for address in &service.balancer_ips {
+                let merged = match balancers.remove(address) {
+                    Some(others) => both_suit(others, nodes.clone()),
+                    None => nodes.clone(),
+                };
+                balancers.insert(*address, merged);
+            }
+        }
+        balancers
     }
 
     /// Keeps the Service's health check port, if it has one, in step with its backends here.
@@ -617,6 +626,21 @@ impl ServiceTable {
                 building.entries.frontends.insert(key, frontend);
             }
         }
+    }
+}
+
+/// Nodes that may answer for an address of two Services, of which each may leave it to all.
+fn both_suit<'a>(
+    one: Option<BTreeSet<&'a str>>,
+    other: Option<BTreeSet<&'a str>>,
+) -> Option<BTreeSet<&'a str>> {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            let both: BTreeSet<&str> = one.intersection(&other).copied().collect();
+            Some(if both.is_empty() { one.union(&other).copied().collect() } else { both })
+        }
+        // Who has no backend anywhere keeps nobody else's traffic away.
+        (one, other) => one.or(other).filter(|nodes| !nodes.is_empty()),
     }
 }
 

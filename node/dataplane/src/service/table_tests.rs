@@ -373,6 +373,33 @@ fn weights_of_pods_make_tables_for_every_algorithm() {
 }
 
 #[test]
+fn services_that_share_an_address_leave_it_to_nodes_that_suit_all() {
+    let address: IpAddr = "192.0.2.200".parse().expect("an address");
+    // For each Service whether it is local, and its nodes with a ready backend.
+    type Local<'a> = Option<&'a [&'a str]>;
+    let check = |one: Local<'_>, other: Local<'_>, expected: Local<'_>| {
+        let (mut table, _) = table();
+        for (name, local) in [("one", one), ("other", other)] {
+            let key = Key::new("shop", name);
+            let endpoints = local.into_iter().flatten().map(|node| endpoint("10.244.0.2", node)).collect();
+            table.set_slice(EndpointSlice { key: key.clone(), service: key.clone(), ..slice("", endpoints) });
+            let external_local = local.is_some();
+            table.set_service(Service { key, balancer_ips: vec![address], external_local, ..service() });
+        }
+        table.settle();
+        let expected = expected.map(|nodes| nodes.iter().copied().collect());
+        assert_eq!(table.balancers()[&address], expected, "{one:?} and {other:?}");
+    };
+    check(None, None, None);
+    check(Some(&["a"]), None, Some(&["a"]));
+    check(None, Some(&["a", "b"]), Some(&["a", "b"]));
+    check(Some(&["a", "b"]), Some(&["b", "c"]), Some(&["b"]));
+    check(Some(&["a"]), Some(&["c"]), Some(&["a", "c"]));
+    check(Some(&[]), None, None);
+    check(Some(&[]), Some(&["c"]), Some(&["c"]));
+}
+
+#[test]
 fn source_ranges_guard_the_load_balancers_addresses_alone() {
     let (mut table, mut maps) = table();
     let range = |text: &str| -> IpNet { text.parse().expect("a CIDR") };
