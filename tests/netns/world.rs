@@ -41,9 +41,6 @@ use crate::space::{self, OUTSIDE, OUTSIDE_V6, Sandbox, Space, on_segment};
 /// How long a state may take to come about.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// How long a dataplane may take to start: the kernel checks every program anew, which a busy machine feels.
-pub const START_DEADLINE: Duration = Duration::from_secs(90);
-
 /// Programs of every node of every world hang at the one cgroup root, so worlds come one after another.
 static ONE_WORLD: Mutex<()> = Mutex::new(());
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -239,7 +236,7 @@ impl World {
         let began = Instant::now();
         while !status.is_ready() {
             assert!(!thread.is_finished(), "{}: {:?}", node.name, thread.join());
-            assert!(began.elapsed() < START_DEADLINE, "{} is not ready: {status:?}", node.name);
+            assert!(began.elapsed() < DEADLINE, "{} is not ready: {status:?}", node.name);
             std::thread::sleep(Duration::from_millis(5));
         }
         node.agent = Some(Agent { commands, stop, thread });

@@ -16,6 +16,9 @@ use crate::{bpf, host};
 /// The cluster that the tests start; `up`'s own has another name, so both can run.
 const CLUSTER: &str = "fairlead-test";
 
+/// Tests that need a cluster with both address families.
+const MIXED: &str = "mixed::";
+
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layer {
     /// Pure functions and crates by themselves (Docker Engine and etcd are used where a crate speaks to them).
@@ -132,7 +135,10 @@ fn on_cluster(steps: &Steps, workspace: &Path, args: &Args, store: Backend) -> a
     host::ensure_docker(steps)?;
     cluster::down::run_keeping_docker(steps, workspace, CLUSTER)?;
     let before = traces()?;
-    let up = cluster::up::Args { store, consent: args.consent, ..cluster::up::Args::plain(CLUSTER) };
+    // One of the two clusters has both address families, so that everything is tested in such a one, too.
+    let dual_stack = store == Backend::Etcd;
+    let up =
+        cluster::up::Args { store, dual_stack, consent: args.consent, ..cluster::up::Args::plain(CLUSTER) };
     let started = cluster::up::run(steps, workspace, &up).map(|_| ());
     let tested = started.and_then(|()| {
         let mut cargo = command(&["cargo", "test", "--release", "--workspace"]);
@@ -141,7 +147,14 @@ fn on_cluster(steps: &Steps, workspace: &Path, args: &Args, store: Backend) -> a
             .env("FAIRLEAD_CLUSTER", CLUSTER)
             .env("FAIRLEAD_STORE", format!("{store:?}").to_lowercase());
         cargo.env("FAIRLEAD_XTASK", std::env::current_exe()?);
-        test(target(cargo, "cluster"), args)
+        let mut cargo = target(cargo, "cluster");
+        if let Some(filter) = &args.filter {
+            cargo.arg(filter);
+        }
+        if !dual_stack {
+            cargo.args(["--", "--skip", MIXED]);
+        }
+        show(&mut cargo)
     });
     if args.keep {
         return tested;
