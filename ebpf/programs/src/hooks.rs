@@ -1,8 +1,13 @@
 //! Entry points, named after the hooks they are for.
 
+use crate::kernel::splice::{Changed, Message};
 use crate::kernel::{Closing, Kernel, Socket};
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_TCP_CLOSE, sk_action,
+};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, sk_msg, sock_ops};
+use aya_ebpf::programs::{SkMsgContext, SockAddrContext, SockContext, SockOpsContext, TcContext};
 use fairlead_abi::{FlowEvent, Reason};
 use fairlead_programs::{DROP, Maps, Outcome, Scratch, Skb, overlay, pod, reject, socket, uplink};
 
@@ -81,6 +86,24 @@ pub fn sock_release(ctx: SockContext) -> i32 {
     let (addr, port) = sock.peer();
     socket::release(&sock, sock.cookie(), sock.proto(), &addr, port);
     1
+}
+
+#[sock_ops]
+pub fn splice_enter(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => Changed::enter(ctx.ops),
+        // The arguments are the state before and the one that follows.
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => Changed::leave(ctx.ops),
+        _ => {}
+    }
+    1
+}
+
+/// Whatever is not spliced is sent: the packet path decides about it.
+#[sk_msg]
+pub fn splice_send(ctx: SkMsgContext) -> u32 {
+    Message::send(ctx.msg);
+    sk_action::SK_PASS
 }
 
 macro_rules! sock_addr {

@@ -25,6 +25,7 @@ pub mod rewrite;
 pub mod sctp;
 pub mod service;
 pub mod socket;
+pub mod splice;
 pub mod uplink;
 pub mod world;
 

@@ -111,6 +111,13 @@ pub enum Hook<'a> {
         /// `enum bpf_attach_type`.
         attach_type: u32,
     },
+    /// The sockets of a map (since 6.10).
+    Sockets {
+        /// The map.
+        map: BorrowedFd<'a>,
+        /// `enum bpf_attach_type`.
+        attach_type: u32,
+    },
 }
 
 /// Attaches a program and gives the link that holds it.
@@ -125,7 +132,9 @@ pub fn attach(program: BorrowedFd<'_>, hook: Hook<'_>) -> io::Result<OwnedFd> {
         Hook::Tcx { ifindex, ingress } => {
             attributes.word(4, ifindex).word(8, if ingress { TCX_INGRESS } else { TCX_EGRESS })
         }
-        Hook::Cgroup { directory, attach_type } => attributes.descriptor(4, directory).word(8, attach_type),
+        Hook::Cgroup { directory: target, attach_type } | Hook::Sockets { map: target, attach_type } => {
+            attributes.descriptor(4, target).word(8, attach_type)
+        }
     };
     // SAFETY: this command takes no addresses in the form used here.
     descriptor(unsafe { bpf(LINK_CREATE, &mut attributes) }?)
@@ -141,15 +150,25 @@ pub fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> 
     unsafe { bpf(LINK_UPDATE, &mut attributes) }.map(drop)
 }
 
-/// Number of the interface a tcx link is attached to; 0 when that is gone.
+/// Number of what a link is attached to: of the interface for tcx (0 when that is gone), of the map for sockets.
 ///
 /// # Errors
 /// When the descriptor is no link.
-pub fn tcx_link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
-    // The first fields of struct bpf_link_info: type, id, prog_id, then after four bytes ifindex and attach type.
+pub fn link_target(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // The first fields of struct bpf_link_info: type, id, prog_id, then after four bytes the target and attach type.
     let mut info = [0_u32; 32];
     object_info(link, &mut info)?;
     Ok(info[4])
+}
+
+/// The kernel's number of a map.
+///
+/// # Errors
+/// When the descriptor is no map.
+pub fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0_u32; 32];
+    object_info(map, &mut info)?;
+    Ok(info[1])
 }
 
 /// The kernel's number of a link.

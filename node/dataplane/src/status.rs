@@ -12,7 +12,7 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use fairlead_abi::{Metric, Reason};
+use fairlead_abi::{Counter, Metric, Reason};
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
@@ -386,6 +386,16 @@ fn kernel_counters(observed: &Observed, status: &Status, encoder: &mut Descripto
         (vec![("event", metric.name().to_owned())], values.iter().sum())
     });
     family(encoder, "fairlead_events", "What the programs did", MetricType::Counter, events.collect())?;
+    let spliced = observed.spliced.get(&0).unwrap_or_default();
+    let (messages, bytes) = ("fairlead_spliced_messages", "fairlead_spliced_bytes");
+    let counts: [(&str, &str, fn(&Counter) -> u64); 2] = [
+        (messages, "Messages that went from socket to socket", |counter| counter.packets),
+        (bytes, "Bytes that went from socket to socket", |counter| counter.bytes),
+    ];
+    for (name, help, value) in counts {
+        let sum = vec![(Vec::new(), spliced.iter().map(value).sum())];
+        family(encoder, name, help, MetricType::Counter, sum)?;
+    }
     let rules = status.tables.lock().rules.clone();
     let mut verdicts = Samples::new();
     for (number, name) in rules {

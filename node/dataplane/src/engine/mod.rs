@@ -151,7 +151,7 @@ impl Engine {
             .map_err(|source| Error::File { path: settings.pins.clone(), source })?;
         let fresh = !directory.exists();
         let sizes = Sizes::for_memory(status.memory_bytes());
-        let programs = Programs::load(&settings.bpf_object, &directory, sizes)?;
+        let programs = Programs::load(&settings.bpf_object, &directory, sizes, settings.splice)?;
         if let Some(older) = older.as_ref().filter(|_| fresh) {
             match older.carry_state(&directory) {
                 Ok(entries) => {

@@ -18,6 +18,7 @@ use crate::{
     link::{
         LinkError,
         devices::{self, Underlay},
+        programs,
     },
     maps::carry,
     model::{Family, Kind, Node},
@@ -176,7 +177,8 @@ impl Engine {
             abi_version: ABI_VERSION,
             flags: overlay_flag
                 | Config::MASQUERADE
-                | if self.settings.direct.is_empty() { 0 } else { Config::DIRECT },
+                | if self.settings.direct.is_empty() { 0 } else { Config::DIRECT }
+                | if self.settings.splice { Config::SPLICE } else { 0 },
             node_v4: node(Family::V4),
             node_v6: node(Family::V6),
             gateway_v4: gateway(Family::V4),
@@ -274,6 +276,16 @@ impl Engine {
             names.insert(name.to_owned());
             let directory = std::os::fd::AsFd::as_fd(&root);
             self.links.ensure(name, self.programs.get(name)?, Hook::Cgroup { directory, attach_type })?;
+        }
+        if let Some(map) = self.programs.splices() {
+            // Sockets are given the map's program as they enter it, so that comes first.
+            let (send, enter) = (program::SPLICE_SEND, program::SPLICE_ENTER);
+            let sockets = Hook::Sockets { map, attach_type: programs::SK_MSG_VERDICT };
+            self.links.ensure(send, self.programs.get(send)?, sockets)?;
+            let directory = std::os::fd::AsFd::as_fd(&root);
+            let hook = Hook::Cgroup { directory, attach_type: programs::SOCK_OPS };
+            self.links.ensure(enter, self.programs.get(enter)?, hook)?;
+            names.extend([send, enter].map(str::to_owned));
         }
         Ok(self.links.retain(&names)?)
     }
