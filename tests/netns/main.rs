@@ -2,6 +2,7 @@
 //! redirects, devices, restarts). Needs root; without it, every test fails.
 
 mod dual;
+mod splice;
 mod talk;
 mod world;
 

@@ -274,6 +274,7 @@ impl World {
             node_ports: NodePorts::Everywhere,
             direct: Vec::new(),
             announce: true,
+            splice: false,
             metrics_address: "127.0.0.1:9962".parse().expect("an address"),
             install_cni: true,
         };

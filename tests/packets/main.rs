@@ -24,3 +24,4 @@ mod reasons;
 mod sctp;
 mod services;
 mod sockets;
+mod splice;
