@@ -95,14 +95,16 @@ pub mod map {
     pub const STREAMS: &str = "STREAMS";
     /// `PerCpuArray<u32, Counter>`, one entry: messages and bytes that went from socket to socket.
     pub const SPLICED: &str = "SPLICED";
+    /// `PerCpuArray<u32, Counter>`, one entry: packets that left before the stack saw them.
+    pub const EARLY: &str = "EARLY";
     /// `PerCpuArray`, one entry: working memory of the programs. Not shared with userspace.
     pub const SCRATCH: &str = "SCRATCH";
 
     /// Every map that carries state from one run of the agent to the next, in the order to pin them.
-    pub const PINNED: [&str; 26] = [
+    pub const PINNED: [&str; 27] = [
         CONFIG, NETNS, ENDPOINTS, ROUTES, NODES, SERVICES, BACKENDS, CURSORS, AFFINITY, SOCKETS, IDENTITIES,
         RULES, CONNTRACK, NAT, FRAGMENTS, DROPS, RULE_HITS, FLOWS, METRICS, TABLES, RANGES, LOADS, DIRECT,
-        ANNOUNCED, RATES, SPLICED,
+        ANNOUNCED, RATES, SPLICED, EARLY,
     ];
 
     /// Maps that are made and pinned only for splicing.
@@ -140,6 +142,8 @@ pub mod program {
     pub const SOCK_RELEASE: &str = "sock_release";
     /// The `sock_ops` program that enters sockets into `SPLICES`.
     pub const SPLICE_ENTER: &str = "splice_enter";
+    /// The XDP program of the uplink.
+    pub const FROM_WIRE: &str = "from_wire";
     /// The `sk_msg` program of `SPLICES`.
     pub const SPLICE_SEND: &str = "splice_send";
 }

@@ -12,6 +12,7 @@
 pub mod announce;
 pub mod conntrack;
 pub mod deliver;
+pub mod early;
 pub mod family;
 pub mod icmp;
 pub mod masquerade;

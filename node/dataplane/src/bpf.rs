@@ -104,6 +104,11 @@ pub enum Hook<'a> {
         /// Packets that come in through it, or those that leave.
         ingress: bool,
     },
+    /// The driver of an interface of the calling thread's network namespace (since 5.9).
+    Xdp {
+        /// Number of the interface.
+        ifindex: u32,
+    },
     /// A hook of a cgroup.
     Cgroup {
         /// The cgroup's directory.
@@ -127,11 +132,15 @@ pub enum Hook<'a> {
 pub fn attach(program: BorrowedFd<'_>, hook: Hook<'_>) -> io::Result<OwnedFd> {
     const TCX_INGRESS: u32 = 46;
     const TCX_EGRESS: u32 = 47;
+    const XDP: u32 = 37;
+    // Never the kernel's own substitute for a driver, which comes after the `skb` and gains nothing.
+    const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
     let attributes = Attributes::new().descriptor(0, program);
     let mut attributes = match hook {
         Hook::Tcx { ifindex, ingress } => {
             attributes.word(4, ifindex).word(8, if ingress { TCX_INGRESS } else { TCX_EGRESS })
         }
+        Hook::Xdp { ifindex } => attributes.word(4, ifindex).word(8, XDP).word(12, XDP_FLAGS_DRV_MODE),
         Hook::Cgroup { directory: target, attach_type } | Hook::Sockets { map: target, attach_type } => {
             attributes.descriptor(4, target).word(8, attach_type)
         }
@@ -150,7 +159,7 @@ pub fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> 
     unsafe { bpf(LINK_UPDATE, &mut attributes) }.map(drop)
 }
 
-/// Number of what a link is attached to: of the interface for tcx (0 when that is gone), of the map for sockets.
+/// Number of what a link is attached to: of the interface for tcx and XDP (0 when that is gone), of the map for sockets.
 ///
 /// # Errors
 /// When the descriptor is no link.

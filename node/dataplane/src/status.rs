@@ -386,14 +386,17 @@ fn kernel_counters(observed: &Observed, status: &Status, encoder: &mut Descripto
         (vec![("event", metric.name().to_owned())], values.iter().sum())
     });
     family(encoder, "fairlead_events", "What the programs did", MetricType::Counter, events.collect())?;
-    let spliced = observed.spliced.get(&0).unwrap_or_default();
-    let (messages, bytes) = ("fairlead_spliced_messages", "fairlead_spliced_bytes");
-    let counts: [(&str, &str, fn(&Counter) -> u64); 2] = [
-        (messages, "Messages that went from socket to socket", |counter| counter.packets),
-        (bytes, "Bytes that went from socket to socket", |counter| counter.bytes),
-    ];
-    for (name, help, value) in counts {
-        let sum = vec![(Vec::new(), spliced.iter().map(value).sum())];
+    let [spliced, early] =
+        [&observed.spliced, &observed.early].map(|counters| counters.get(&0).unwrap_or_default());
+    let packets: fn(&Counter) -> u64 = |counter| counter.packets;
+    let bytes: fn(&Counter) -> u64 = |counter| counter.bytes;
+    for (counters, name, help, value) in [
+        (&spliced, "fairlead_spliced_messages", "Messages that went from socket to socket", packets),
+        (&spliced, "fairlead_spliced_bytes", "Bytes that went from socket to socket", bytes),
+        (&early, "fairlead_xdp_packets", "Packets that the uplink's driver has forwarded", packets),
+        (&early, "fairlead_xdp_bytes", "Bytes of those packets", bytes),
+    ] {
+        let sum = vec![(Vec::new(), counters.iter().map(value).sum())];
         family(encoder, name, help, MetricType::Counter, sum)?;
     }
     let rules = status.tables.lock().rules.clone();

@@ -23,6 +23,7 @@ use crate::{
     maps::carry,
     model::{Family, Kind, Node},
     overlay,
+    settings::Xdp,
 };
 
 /// Number of the loopback interface in every network namespace.
@@ -271,6 +272,7 @@ impl Engine {
         }
         tcx(program::FROM_UPLINK, uplink.index, true)?;
         tcx(program::TO_UPLINK, uplink.index, false)?;
+        self.attach_early(uplink, &mut names)?;
         let root = install::cgroup_root()?;
         for (name, attach_type) in self.programs.cgroup_hooks() {
             names.insert(name.to_owned());
@@ -288,6 +290,27 @@ impl Engine {
             names.extend([send, enter].map(str::to_owned));
         }
         Ok(self.links.retain(&names)?)
+    }
+
+    /// Gives the uplink's driver its program, where one is wanted. It is a short cut: without it everything is done by tc.
+    fn attach_early(&self, uplink: &Link, names: &mut BTreeSet<String>) -> Result<(), Error> {
+        // What has a kind is made of software: the kernel would give it a driver's hook that costs more than it saves.
+        let hardware = uplink.kind.is_empty() && uplink.index != LOOPBACK;
+        match self.settings.xdp {
+            Xdp::Force => {}
+            Xdp::Auto if hardware => {}
+            Xdp::Auto | Xdp::Off => return Ok(()),
+        }
+        let (name, hook) = (program::FROM_WIRE, Hook::Xdp { ifindex: uplink.index });
+        match self.links.ensure(name, self.programs.get(name)?, hook) {
+            Err(error @ LinkError::Attach { .. }) if self.settings.xdp == Xdp::Auto => {
+                tracing::info!(%error, uplink = uplink.name, "the uplink's driver takes no program; tc does without");
+                return Ok(());
+            }
+            other => other?,
+        }
+        names.insert(name.to_owned());
+        Ok(())
     }
 
     pub(super) fn attach_pod(

@@ -94,7 +94,7 @@ impl Links {
         match bpf::pinned(&path) {
             Ok(link) => {
                 let same = match hook {
-                    Hook::Tcx { ifindex, .. } => {
+                    Hook::Tcx { ifindex, .. } | Hook::Xdp { ifindex } => {
                         bpf::link_target(link.as_fd()).map_err(attach_error)? == ifindex
                     }
                     Hook::Sockets { map, .. } => {

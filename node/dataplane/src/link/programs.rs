@@ -57,6 +57,22 @@ impl Sizes {
     }
 }
 
+/// What is loaded only when it is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Sockets are spliced.
+    pub splice: bool,
+    /// The uplink's driver may run a program.
+    pub xdp: bool,
+}
+
+impl Options {
+    fn programs(self) -> impl Iterator<Item = &'static str> {
+        let splice = [program::SPLICE_ENTER, program::SPLICE_SEND].into_iter().filter(move |_| self.splice);
+        splice.chain(self.xdp.then_some(program::FROM_WIRE))
+    }
+}
+
 /// Programs that the kernel has accepted.
 pub struct Programs {
     descriptors: HashMap<&'static str, OwnedFd>,
@@ -67,11 +83,12 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads `object` with its maps pinned in `maps`; `splice` says whether sockets are to be spliced.
+    /// Loads `object` with its maps pinned in `maps`.
     ///
     /// # Errors
     /// [`LinkError`]
-    pub fn load(object: &Path, maps: &Path, sizes: Sizes, splice: bool) -> Result<Self, LinkError> {
+    pub fn load(object: &Path, maps: &Path, sizes: Sizes, options: Options) -> Result<Self, LinkError> {
+        let splice = options.splice;
         fs::create_dir_all(maps).map_err(|source| LinkError::Pin { path: maps.to_owned(), source })?;
         let mut loader = EbpfLoader::new();
         for name in map::PINNED {
@@ -114,15 +131,12 @@ impl Programs {
         if let Some(found) = ebpf.program_mut(program::SOCK_RELEASE) {
             descriptors.insert(program::SOCK_RELEASE, load_one(program::SOCK_RELEASE, found)?);
         }
-        let mut splices = None;
-        if splice {
-            for name in [program::SPLICE_ENTER, program::SPLICE_SEND] {
-                let missing = || LinkError::Missing { object: object.to_owned(), missing: name };
-                let found = ebpf.program_mut(name).ok_or_else(missing)?;
-                descriptors.insert(name, load_one(name, found)?);
-            }
-            splices = Some(sockets(&ebpf, object)?);
+        for name in options.programs() {
+            let missing = || LinkError::Missing { object: object.to_owned(), missing: name };
+            let found = ebpf.program_mut(name).ok_or_else(missing)?;
+            descriptors.insert(name, load_one(name, found)?);
         }
+        let splices = if splice { Some(sockets(&ebpf, object)?) } else { None };
         let missing = LinkError::Missing { object: object.to_owned(), missing: map::FLOWS };
         let flows = ebpf.take_map(map::FLOWS).ok_or(missing)?;
         let flows = RingBuf::try_from(flows).map_err(|error| load_error(error.into()))?;
@@ -217,6 +231,7 @@ fn load_one(name: &'static str, program: &mut Program) -> Result<OwnedFd, LinkEr
         Program::CgroupSock(sock) => sock.load(),
         Program::SockOps(sock_ops) => sock_ops.load(),
         Program::SkMsg(sk_msg) => sk_msg.load(),
+        Program::Xdp(xdp) => xdp.load(),
         _ => return Err(failed("is of an unexpected kind".into())),
     }
     .map_err(|error| failed(error.into()))?;

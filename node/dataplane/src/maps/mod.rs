@@ -185,6 +185,8 @@ pub struct Observed {
     pub rule_hits: PerCpu<u32, RuleHits>,
     /// Messages and bytes that went from socket to socket.
     pub spliced: PerCpu<u32, Counter>,
+    /// Packets that the uplink's driver has forwarded.
+    pub early: PerCpu<u32, Counter>,
 }
 
 impl Observed {
@@ -202,6 +204,7 @@ impl Observed {
             metrics: PerCpu::open(directory, map::METRICS)?,
             rule_hits: PerCpu::open(directory, map::RULE_HITS)?,
             spliced: PerCpu::open(directory, map::SPLICED)?,
+            early: PerCpu::open(directory, map::EARLY)?,
         })
     }
 }
