@@ -5,6 +5,7 @@ mod dual;
 mod splice;
 mod talk;
 mod world;
+mod xdp;
 
 use std::{
     collections::HashMap,

@@ -25,3 +25,4 @@ mod sctp;
 mod services;
 mod sockets;
 mod splice;
+mod xdp;
