@@ -6,8 +6,10 @@ mod dual;
 mod echo;
 mod sctp;
 mod space;
+mod splice;
 mod talk;
 mod world;
+mod xdp;
 
 use std::{
     collections::HashMap,

@@ -20,7 +20,7 @@ use fairlead_cni::{
     protocol::{self, Answer, PodRef, Request},
 };
 use fairlead_dataplane::{
-    OverlayMode, Settings,
+    OverlayMode, Settings, Xdp,
     engine::{Command, QUEUE},
     link::remove_pins,
     model::{
@@ -204,6 +204,8 @@ impl World {
             node_ports: NodePorts::Everywhere,
             direct: Vec::new(),
             announce: true,
+            splice: false,
+            xdp: Xdp::Auto,
             metrics_address: "127.0.0.1:9962".parse().expect("an address"),
             install_cni: true,
         };
@@ -400,6 +402,48 @@ impl World {
                 .change_link(port.index, LinkChange { up: Some(up), ..LinkChange::default() })
                 .expect("changed");
         });
+    }
+
+    /// A node's own network, as a backend.
+    pub fn host(&self, index: usize) -> TestPod {
+        let node = &self.nodes[index];
+        TestPod {
+            key: Key::new("one", node.name),
+            node: index,
+            address: node.address,
+            v6: self.dual.then_some(node.v6),
+            space: node.space.clone(),
+            labels: Labels::default(),
+            ports: Vec::new(),
+        }
+    }
+
+    /// Makes the switch's port of a node send it whole packets with finished checksums, as a wire does, and take what the
+    /// node's driver sends, which a veth does only with a program of its own. That is one without a configuration: it
+    /// passes everything on.
+    pub fn make_port_a_wire(&self, index: usize) -> aya::Ebpf {
+        const SIOCETHTOOL: libc::c_ulong = 0x8946;
+        const ETHTOOL_STXCSUM: u32 = 0x17;
+        let port = self.nodes[index].name;
+        self._switch.run(|| {
+            let mut request = [ETHTOOL_STXCSUM, 0];
+            // SAFETY: all zero is a valid request.
+            let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, from) in ifreq.ifr_name.iter_mut().zip(port.bytes()) {
+                *to = from as libc::c_char;
+            }
+            ifreq.ifr_ifru.ifru_data = request.as_mut_ptr().cast();
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            // SAFETY: the kernel reads the request and the two words it points to, which live across the call.
+            let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut ifreq) };
+            assert_eq!(result, 0, "ethtool: {}", std::io::Error::last_os_error());
+            let mut ebpf = aya::Ebpf::load_file(bpf_object()).expect("the object");
+            let program = ebpf.program_mut("from_wire").expect("its XDP program");
+            let program: &mut aya::programs::Xdp = program.try_into().expect("an XDP program");
+            program.load().expect("it loads");
+            program.attach(port, aya::programs::xdp::XdpMode::Driver).expect("it is attached");
+            ebpf
+        })
     }
 
     /// Starts a node's dataplane again with other settings.

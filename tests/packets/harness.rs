@@ -3,7 +3,7 @@
 use crate::packet::{v4, v6};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use fairlead_abi::*;
 use std::collections::BTreeSet;
@@ -398,6 +398,23 @@ impl Bench {
         options.ctx_in = Some(&ctx);
         options.repeat = repeat;
         let result = self.program(program).test_run(options).expect("test run");
+        bytes.truncate(result.data_size_out as usize);
+        Out { verdict: result.return_value as i32, bytes, nanoseconds: result.duration.as_nanos() }
+    }
+
+    /// A run of the uplink driver's program.
+    pub fn run_early(&mut self, frame: &[u8]) -> Out {
+        const NAME: &str = "from_wire";
+        let program = self.ebpf.program_mut(NAME).expect("a program of the object");
+        let program: &mut Xdp = program.try_into().expect("an XDP program");
+        if self.loaded.insert(NAME.to_owned()) {
+            program.load().expect("the kernel accepts the program");
+        }
+        let mut bytes = vec![0; frame.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut bytes);
+        let result = program.test_run(options).expect("test run");
         bytes.truncate(result.data_size_out as usize);
         Out { verdict: result.return_value as i32, bytes, nanoseconds: result.duration.as_nanos() }
     }

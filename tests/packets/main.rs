@@ -24,3 +24,5 @@ mod reasons;
 mod sctp;
 mod services;
 mod sockets;
+mod splice;
+mod xdp;

@@ -57,6 +57,9 @@ impl Config {
     pub const MASQUERADE: u32 = 1 << 1;
     /// Flag: `DIRECT` has prefixes that are reached without masquerade.
     pub const DIRECT: u32 = 1 << 2;
+    /// Flag: connections between pods of this node may go from socket to socket. Sockets keep their program when it
+    /// is detached, so this, too, says whether it may do anything.
+    pub const SPLICE: u32 = 1 << 3;
     /// Default of [`Config::snat_port_min`], below the NodePort range. The range has a port for every second one of Linux's
     /// `ip_local_port_range` (32768 to 60999), from which one client connects.
     pub const SNAT_PORT_MIN: u16 = 15872;

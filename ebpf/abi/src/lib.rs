@@ -14,6 +14,7 @@ mod flow;
 mod policy;
 mod reason;
 mod service;
+mod splice;
 
 pub use addr::{Addr, Be16, Be32, Prefix};
 pub use config::{Config, NetnsEntry, Node, Route};
@@ -26,6 +27,7 @@ pub use service::{
     AffinityKey, AffinityValue, Backend, BackendKey, LoadKey, RangeKey, Service, ServiceKey, SocketKey,
     SocketValue, Table,
 };
+pub use splice::{Stream, StreamKey};
 
 /// Version of all layouts in this crate. Stored in [`Config::abi_version`]; programs refuse to decide
 /// anything (reason [`Reason::NotConfigured`]) when it is not theirs.
@@ -86,15 +88,27 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// `PerCpuArray<u32, u64>`, index = [`crate::Metric`] as u32.
     pub const METRICS: &str = "METRICS";
+    /// `SockHash<StreamKey>`: sockets of pods whose peer is another pod of this node. Only there with
+    /// [`crate::Config::SPLICE`].
+    pub const SPLICES: &str = "SPLICES";
+    /// `HashMap<StreamKey, Stream>`: what is known about the sockets in `SPLICES`. Written by programs only.
+    pub const STREAMS: &str = "STREAMS";
+    /// `PerCpuArray<u32, Counter>`, one entry: messages and bytes that went from socket to socket.
+    pub const SPLICED: &str = "SPLICED";
+    /// `PerCpuArray<u32, Counter>`, one entry: packets that left before the stack saw them.
+    pub const EARLY: &str = "EARLY";
     /// `PerCpuArray`, one entry: working memory of the programs. Not shared with userspace.
     pub const SCRATCH: &str = "SCRATCH";
 
     /// Every map that carries state from one run of the agent to the next, in the order to pin them.
-    pub const PINNED: [&str; 25] = [
+    pub const PINNED: [&str; 27] = [
         CONFIG, NETNS, ENDPOINTS, ROUTES, NODES, SERVICES, BACKENDS, CURSORS, AFFINITY, SOCKETS, IDENTITIES,
         RULES, CONNTRACK, NAT, FRAGMENTS, DROPS, RULE_HITS, FLOWS, METRICS, TABLES, RANGES, LOADS, DIRECT,
-        ANNOUNCED, RATES,
+        ANNOUNCED, RATES, SPLICED, EARLY,
     ];
+
+    /// Maps that are made and pinned only for splicing.
+    pub const OF_SPLICING: [&str; 2] = [SPLICES, STREAMS];
 }
 
 /// Names of the programs in the object file.
@@ -126,4 +140,10 @@ pub mod program {
     ];
     /// The `cgroup_sock` program for the hook `sock_release` (`BPF_CGROUP_INET_SOCK_RELEASE`): ends what counts in `LOADS`.
     pub const SOCK_RELEASE: &str = "sock_release";
+    /// The `sock_ops` program that enters sockets into `SPLICES`.
+    pub const SPLICE_ENTER: &str = "splice_enter";
+    /// The XDP program of the uplink.
+    pub const FROM_WIRE: &str = "from_wire";
+    /// The `sk_msg` program of `SPLICES`.
+    pub const SPLICE_SEND: &str = "splice_send";
 }

@@ -1,10 +1,16 @@
 //! Entry points, named after the hooks they are for.
 
+use crate::kernel::splice::{Changed, Message};
+use crate::kernel::xdp::Frame;
 use crate::kernel::{Closing, Kernel, Socket};
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_TCP_CLOSE, sk_action, xdp_action,
+};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, sk_msg, sock_ops, xdp};
+use aya_ebpf::programs::{SkMsgContext, SockAddrContext, SockContext, SockOpsContext, TcContext, XdpContext};
 use fairlead_abi::{FlowEvent, Reason};
-use fairlead_programs::{DROP, Maps, Outcome, Scratch, Skb, overlay, pod, reject, socket, uplink};
+use fairlead_programs::{DROP, Outcome, Scratch, Skb, World, early, overlay, pod, reject, socket, uplink};
 
 /// Turns a drop into its counter, its record and, for a Service without backends, its answer; `answered` says
 /// how that leaves.
@@ -30,7 +36,7 @@ fn finish(
 
 /// A function of its own, like all that few packets need: its stack counts only while it runs.
 #[inline(never)]
-fn record(world: &Kernel, scratch: &Scratch, hook: u8, reason: Reason) {
+fn record<W: World>(world: &W, scratch: &Scratch, hook: u8, reason: Reason) {
     world.count_drop(reason, world.length());
     if matches!(reason, Reason::LinkLocalNoise) {
         return;
@@ -75,12 +81,45 @@ tc! {
     to_uplink = TO_UPLINK, uplink::to_uplink, |_: &Kernel| DROP;
 }
 
+#[xdp(frags)]
+pub fn from_wire(ctx: XdpContext) -> u32 {
+    let world = Frame::new(ctx.ctx);
+    let Some(scratch) = world.scratch() else { return xdp_action::XDP_PASS };
+    scratch.begin();
+    match early::from_wire(&world, scratch) {
+        Ok(false) => xdp_action::XDP_PASS,
+        Ok(true) => world.reflect(),
+        Err(reason) => {
+            record(&world, scratch, FlowEvent::FROM_UPLINK, reason);
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
     let sock = Closing::new(ctx.sock);
     let (addr, port) = sock.peer();
     socket::release(&sock, sock.cookie(), sock.proto(), &addr, port);
     1
+}
+
+#[sock_ops]
+pub fn splice_enter(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => Changed::enter(ctx.ops),
+        // The arguments are the state before and the one that follows.
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => Changed::leave(ctx.ops),
+        _ => {}
+    }
+    1
+}
+
+/// Whatever is not spliced is sent: the packet path decides about it.
+#[sk_msg]
+pub fn splice_send(ctx: SkMsgContext) -> u32 {
+    Message::send(ctx.msg);
+    sk_action::SK_PASS
 }
 
 macro_rules! sock_addr {

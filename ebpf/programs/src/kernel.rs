@@ -1,5 +1,8 @@
 //! The kernel's side of `world`: maps and helpers.
 
+pub mod splice;
+pub mod xdp;
+
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6, BPF_NOEXIST,
     bpf_sock, bpf_sock_addr, bpf_tunnel_key,

@@ -12,6 +12,7 @@
 pub mod announce;
 pub mod conntrack;
 pub mod deliver;
+pub mod early;
 pub mod family;
 pub mod icmp;
 pub mod masquerade;
@@ -25,6 +26,7 @@ pub mod rewrite;
 pub mod sctp;
 pub mod service;
 pub mod socket;
+pub mod splice;
 pub mod steps;
 pub mod uplink;
 pub mod world;

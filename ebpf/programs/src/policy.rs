@@ -1,6 +1,6 @@
 //! May this flow be? NetworkPolicy only allows, so any rule that matches decides.
 
-use crate::{Ends, Scratch, World};
+use crate::{Ends, Maps, Scratch, World};
 use fairlead_abi::{Addr, Be16, Be32, Endpoint, Metric, Reason, Rule, RuleKey};
 
 /// Judges a flow by the egress rules of the pod that opens it and the ingress rules of the pod that is asked,
@@ -68,7 +68,7 @@ fn judge<W: World>(
 /// The rule that decides about a peer. Without `ALLOW` it is the ruleset's default, or empty when userspace
 /// wrote none.
 #[inline(always)]
-fn decide<W: World>(world: &W, ruleset: u32, peer: &Addr, proto: u8, port: Be16) -> Rule {
+pub fn decide<M: Maps>(world: &M, ruleset: u32, peer: &Addr, proto: u8, port: Be16) -> Rule {
     let mut key = RuleKey {
         ruleset: Be32::new(ruleset),
         identity: Be32::new(world.identity(peer)),

@@ -26,6 +26,22 @@ pub enum Side {
     Dst,
 }
 
+/// What a changed word (or half word) adds to a checksum, where no helper does it (RFC 1624): `~from + to`, in the
+/// machine's order.
+#[inline(always)]
+pub const fn change(from: u32, to: u32) -> u64 {
+    (!from & 0xffff) as u64 + (!from >> 16) as u64 + (to & 0xffff) as u64 + (to >> 16) as u64
+}
+
+/// A checksum after such changes.
+#[inline(always)]
+pub const fn mended(sum: u16, change: u64) -> u16 {
+    let sum = !sum as u64 + change;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
+}
+
 /// Gives the packet the ends `scratch.to`.
 ///
 /// # Errors

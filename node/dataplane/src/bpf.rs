@@ -104,10 +104,22 @@ pub enum Hook<'a> {
         /// Packets that come in through it, or those that leave.
         ingress: bool,
     },
+    /// The driver of an interface of the calling thread's network namespace (since 5.9).
+    Xdp {
+        /// Number of the interface.
+        ifindex: u32,
+    },
     /// A hook of a cgroup.
     Cgroup {
         /// The cgroup's directory.
         directory: BorrowedFd<'a>,
+        /// `enum bpf_attach_type`.
+        attach_type: u32,
+    },
+    /// The sockets of a map (since 6.10).
+    Sockets {
+        /// The map.
+        map: BorrowedFd<'a>,
         /// `enum bpf_attach_type`.
         attach_type: u32,
     },
@@ -120,12 +132,18 @@ pub enum Hook<'a> {
 pub fn attach(program: BorrowedFd<'_>, hook: Hook<'_>) -> io::Result<OwnedFd> {
     const TCX_INGRESS: u32 = 46;
     const TCX_EGRESS: u32 = 47;
+    const XDP: u32 = 37;
+    // Never the kernel's own substitute for a driver, which comes after the `skb` and gains nothing.
+    const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
     let attributes = Attributes::new().descriptor(0, program);
     let mut attributes = match hook {
         Hook::Tcx { ifindex, ingress } => {
             attributes.word(4, ifindex).word(8, if ingress { TCX_INGRESS } else { TCX_EGRESS })
         }
-        Hook::Cgroup { directory, attach_type } => attributes.descriptor(4, directory).word(8, attach_type),
+        Hook::Xdp { ifindex } => attributes.word(4, ifindex).word(8, XDP).word(12, XDP_FLAGS_DRV_MODE),
+        Hook::Cgroup { directory: target, attach_type } | Hook::Sockets { map: target, attach_type } => {
+            attributes.descriptor(4, target).word(8, attach_type)
+        }
     };
     // SAFETY: this command takes no addresses in the form used here.
     descriptor(unsafe { bpf(LINK_CREATE, &mut attributes) }?)
@@ -141,15 +159,25 @@ pub fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> 
     unsafe { bpf(LINK_UPDATE, &mut attributes) }.map(drop)
 }
 
-/// Number of the interface a tcx link is attached to; 0 when that is gone.
+/// Number of what a link is attached to: of the interface for tcx and XDP (0 when that is gone), of the map for sockets.
 ///
 /// # Errors
 /// When the descriptor is no link.
-pub fn tcx_link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
-    // The first fields of struct bpf_link_info: type, id, prog_id, then after four bytes ifindex and attach type.
+pub fn link_target(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // The first fields of struct bpf_link_info: type, id, prog_id, then after four bytes the target and attach type.
     let mut info = [0_u32; 32];
     object_info(link, &mut info)?;
     Ok(info[4])
+}
+
+/// The kernel's number of a map.
+///
+/// # Errors
+/// When the descriptor is no map.
+pub fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0_u32; 32];
+    object_info(map, &mut info)?;
+    Ok(info[1])
 }
 
 /// The kernel's number of a link.

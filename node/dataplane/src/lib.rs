@@ -30,7 +30,7 @@ use fairlead_abi::ABI_VERSION;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use settings::{Args, OverlayMode, Settings};
+pub use settings::{Args, OverlayMode, Settings, Xdp};
 
 use crate::{
     engine::{Command, Engine},

@@ -23,6 +23,17 @@ pub enum OverlayMode {
     Native,
 }
 
+/// Whether packets that only pass through the node are forwarded by the uplink's driver (XDP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    /// Where the uplink is hardware whose driver does it by itself.
+    Auto,
+    /// Never.
+    Off,
+    /// On any device that can, also where it makes things slower (veth); it is an error when the uplink cannot.
+    Force,
+}
+
 /// Flags of `fairlead-node dataplane`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -79,6 +90,15 @@ pub struct Args {
     /// discovery, each by one node.
     #[arg(long, env = "FAIRLEAD_ANNOUNCE", default_value_t = true, action = clap::ArgAction::Set)]
     pub announce_load_balancers: bool,
+    /// Whether TCP connections between two pods of this node go from socket to socket, as far as policies allow them. Not
+    /// for programs that read sockets by splice(2), MSG_WAITALL or urgent data, use the kernel's TLS, or block in two
+    /// threads on one socket. Needs Linux 6.13 with BTF.
+    #[arg(long, env = "FAIRLEAD_SPLICE", default_value_t = false, action = clap::ArgAction::Set)]
+    pub splice: bool,
+    /// Whether packets of NodePorts and load balancers that only pass through this node are forwarded by the uplink's
+    /// driver (XDP).
+    #[arg(long, env = "FAIRLEAD_XDP", value_enum, default_value = "auto")]
+    pub xdp: Xdp,
     /// Where /metrics and /healthz are served; port 0 chooses a free one.
     #[arg(long, default_value = "127.0.0.1:9962")]
     pub metrics_address: SocketAddr,
@@ -124,6 +144,10 @@ pub struct Settings {
     pub direct: Vec<IpNet>,
     /// Whether addresses of load balancers are answered for.
     pub announce: bool,
+    /// Whether connections between pods of this node go from socket to socket.
+    pub splice: bool,
+    /// Whether the uplink's driver forwards packets that only pass through.
+    pub xdp: Xdp,
     /// Where /metrics and /healthz are served.
     pub metrics_address: SocketAddr,
     /// Whether the CNI configuration and plugin are written when the dataplane is ready.
@@ -158,6 +182,8 @@ impl Args {
             node_ports: node_ports(&self.nodeport_addresses)?,
             direct: self.non_masquerade_cidr.iter().map(IpNet::trunc).collect(),
             announce: self.announce_load_balancers,
+            splice: self.splice,
+            xdp: self.xdp,
             metrics_address: self.metrics_address,
             install_cni: true,
         })

@@ -12,7 +12,7 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use fairlead_abi::{Metric, Reason};
+use fairlead_abi::{Counter, Metric, Reason};
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
@@ -386,6 +386,19 @@ fn kernel_counters(observed: &Observed, status: &Status, encoder: &mut Descripto
         (vec![("event", metric.name().to_owned())], values.iter().sum())
     });
     family(encoder, "fairlead_events", "What the programs did", MetricType::Counter, events.collect())?;
+    let [spliced, early] =
+        [&observed.spliced, &observed.early].map(|counters| counters.get(&0).unwrap_or_default());
+    let packets: fn(&Counter) -> u64 = |counter| counter.packets;
+    let bytes: fn(&Counter) -> u64 = |counter| counter.bytes;
+    for (counters, name, help, value) in [
+        (&spliced, "fairlead_spliced_messages", "Messages that went from socket to socket", packets),
+        (&spliced, "fairlead_spliced_bytes", "Bytes that went from socket to socket", bytes),
+        (&early, "fairlead_xdp_packets", "Packets that the uplink's driver has forwarded", packets),
+        (&early, "fairlead_xdp_bytes", "Bytes of those packets", bytes),
+    ] {
+        let sum = vec![(Vec::new(), counters.iter().map(value).sum())];
+        family(encoder, name, help, MetricType::Counter, sum)?;
+    }
     let rules = status.tables.lock().rules.clone();
     let mut verdicts = Samples::new();
     for (number, name) in rules {

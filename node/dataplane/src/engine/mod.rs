@@ -29,7 +29,7 @@ use crate::{
     link::{
         LinkError, Links,
         devices::{self, Underlay},
-        programs::{Programs, Sizes},
+        programs::{Options, Programs, Sizes},
     },
     maps::{
         Maps,
@@ -42,7 +42,7 @@ use crate::{
         rules::{Plan, Verdict},
     },
     service::{ServiceTable, table::Gone},
-    settings::Settings,
+    settings::{Settings, Xdp},
     status::Status,
 };
 
@@ -153,7 +153,8 @@ impl Engine {
             .map_err(|source| Error::File { path: settings.pins.clone(), source })?;
         let fresh = !directory.exists();
         let sizes = Sizes::for_memory(status.memory_bytes());
-        let programs = Programs::load(&settings.bpf_object, &directory, sizes)?;
+        let options = Options { splice: settings.splice, xdp: settings.xdp != Xdp::Off };
+        let programs = Programs::load(&settings.bpf_object, &directory, sizes, options)?;
         if let Some(older) = older.as_ref().filter(|_| fresh) {
             match older.carry_state(&directory) {
                 Ok(entries) => {

@@ -18,10 +18,12 @@ use crate::{
     link::{
         LinkError,
         devices::{self, Underlay},
+        programs,
     },
     maps::carry,
     model::{Family, Kind, Node},
     overlay,
+    settings::Xdp,
 };
 
 /// Number of the loopback interface in every network namespace.
@@ -176,7 +178,8 @@ impl Engine {
             abi_version: ABI_VERSION,
             flags: overlay_flag
                 | Config::MASQUERADE
-                | if self.settings.direct.is_empty() { 0 } else { Config::DIRECT },
+                | if self.settings.direct.is_empty() { 0 } else { Config::DIRECT }
+                | if self.settings.splice { Config::SPLICE } else { 0 },
             node_v4: node(Family::V4),
             node_v6: node(Family::V6),
             gateway_v4: gateway(Family::V4),
@@ -269,13 +272,45 @@ impl Engine {
         }
         tcx(program::FROM_UPLINK, uplink.index, true)?;
         tcx(program::TO_UPLINK, uplink.index, false)?;
+        self.attach_early(uplink, &mut names)?;
         let root = install::cgroup_root()?;
         for (name, attach_type) in self.programs.cgroup_hooks() {
             names.insert(name.to_owned());
             let directory = std::os::fd::AsFd::as_fd(&root);
             self.links.ensure(name, self.programs.get(name)?, Hook::Cgroup { directory, attach_type })?;
         }
+        if let Some(map) = self.programs.splices() {
+            // Sockets are given the map's program as they enter it, so that comes first.
+            let (send, enter) = (program::SPLICE_SEND, program::SPLICE_ENTER);
+            let sockets = Hook::Sockets { map, attach_type: programs::SK_MSG_VERDICT };
+            self.links.ensure(send, self.programs.get(send)?, sockets)?;
+            let directory = std::os::fd::AsFd::as_fd(&root);
+            let hook = Hook::Cgroup { directory, attach_type: programs::SOCK_OPS };
+            self.links.ensure(enter, self.programs.get(enter)?, hook)?;
+            names.extend([send, enter].map(str::to_owned));
+        }
         Ok(self.links.retain(&names)?)
+    }
+
+    /// Gives the uplink's driver its program, where one is wanted. It is a short cut: without it everything is done by tc.
+    fn attach_early(&self, uplink: &Link, names: &mut BTreeSet<String>) -> Result<(), Error> {
+        // What has a kind is made of software: the kernel would give it a driver's hook that costs more than it saves.
+        let hardware = uplink.kind.is_empty() && uplink.index != LOOPBACK;
+        match self.settings.xdp {
+            Xdp::Force => {}
+            Xdp::Auto if hardware => {}
+            Xdp::Auto | Xdp::Off => return Ok(()),
+        }
+        let (name, hook) = (program::FROM_WIRE, Hook::Xdp { ifindex: uplink.index });
+        match self.links.ensure(name, self.programs.get(name)?, hook) {
+            Err(error @ LinkError::Attach { .. }) if self.settings.xdp == Xdp::Auto => {
+                tracing::info!(%error, uplink = uplink.name, "the uplink's driver takes no program; tc does without");
+                return Ok(());
+            }
+            other => other?,
+        }
+        names.insert(name.to_owned());
+        Ok(())
     }
 
     pub(super) fn attach_pod(

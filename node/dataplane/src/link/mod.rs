@@ -1,5 +1,6 @@
 //! Programs, links and devices of the node.
 
+pub mod btf;
 pub mod devices;
 pub mod programs;
 
@@ -93,8 +94,12 @@ impl Links {
         match bpf::pinned(&path) {
             Ok(link) => {
                 let same = match hook {
-                    Hook::Tcx { ifindex, .. } => {
-                        bpf::tcx_link_interface(link.as_fd()).map_err(attach_error)? == ifindex
+                    Hook::Tcx { ifindex, .. } | Hook::Xdp { ifindex } => {
+                        bpf::link_target(link.as_fd()).map_err(attach_error)? == ifindex
+                    }
+                    Hook::Sockets { map, .. } => {
+                        let target = bpf::link_target(link.as_fd()).map_err(attach_error)?;
+                        target == bpf::map_id(map).map_err(attach_error)?
                     }
                     Hook::Cgroup { .. } => true,
                 };

@@ -180,15 +180,29 @@ fn versions(pins: &Path) -> io::Result<Vec<u32>> {
     Ok(versions)
 }
 
-/// Unpins the maps of every other layout: no program uses them any more.
+/// Unpins the maps of every other layout: no program uses them any more but those of sockets that were spliced, which
+/// are told to stop.
 ///
 /// # Errors
 /// When a pin cannot be removed.
 pub fn remove_others(pins: &Path) -> io::Result<()> {
     for version in versions(pins)?.into_iter().filter(|version| *version != ABI_VERSION) {
-        fs::remove_dir_all(directory(pins, version))?;
+        let directory = directory(pins, version);
+        withdraw(&directory.join(map::CONFIG))?;
+        fs::remove_dir_all(directory)?;
     }
     Ok(())
+}
+
+/// Takes the configuration away from programs that cannot be replaced: a socket keeps the program that it was given when
+/// it was connected, with its maps, in which policies change no more.
+fn withdraw(config: &Path) -> io::Result<()> {
+    if !config.exists() {
+        return Ok(());
+    }
+    let fd = bpf::pinned(config)?;
+    let size = bpf::map_info(fd.as_fd())?.value_size as usize;
+    bpf::update(fd.as_fd(), &0_u32.to_ne_bytes(), &vec![0; size])
 }
 
 #[cfg(test)]

@@ -183,6 +183,10 @@ pub struct Observed {
     pub metrics: PerCpu<u32, u64>,
     /// Verdicts by rule.
     pub rule_hits: PerCpu<u32, RuleHits>,
+    /// Messages and bytes that went from socket to socket.
+    pub spliced: PerCpu<u32, Counter>,
+    /// Packets that the uplink's driver has forwarded.
+    pub early: PerCpu<u32, Counter>,
 }
 
 impl Observed {
@@ -199,6 +203,8 @@ impl Observed {
             drops: PerCpu::open(directory, map::DROPS)?,
             metrics: PerCpu::open(directory, map::METRICS)?,
             rule_hits: PerCpu::open(directory, map::RULE_HITS)?,
+            spliced: PerCpu::open(directory, map::SPLICED)?,
+            early: PerCpu::open(directory, map::EARLY)?,
         })
     }
 }
