@@ -163,8 +163,11 @@ struct Steps {
 
 impl Steps {
     fn new(directory: &Path) -> anyhow::Result<Steps> {
-        let log = File::create(directory.join("steps.log"))?;
-        Ok(Steps { log, began: Instant::now(), all: Vec::new(), dropped: HashMap::new() })
+        let mut log = File::create(directory.join("steps.log"))?;
+        let began = Instant::now();
+        // The monotonic clock, by which the kernel's own traces can be laid beside.
+        writeln!(log, "{began:?}")?;
+        Ok(Steps { log, began, all: Vec::new(), dropped: HashMap::new() })
     }
 
     /// Notes how many packets were dropped since the last time, by node and reason.

@@ -325,6 +325,53 @@ fn a_restarted_dataplane_loses_no_byte_and_opens_nothing() {
 }
 
 #[test]
+fn policies_that_changed_while_the_dataplane_was_away_drop_nothing_that_both_allow() {
+    let mut world = World::new();
+    let web = world.pod(0, "one", "web", &[("app", "web")]);
+    let clients = [0, 1].map(|node| world.pod(node, "one", &format!("client-{node}"), &[("role", "friend")]));
+    let _server = Server::new(&web.space, "web", 8080);
+    let to_web = |from: serde_json::Value| json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": [from]}]});
+    // By their labels, by their block, and by labels with others told apart: each time peers have other numbers.
+    let policies = [
+        to_web(json!({"podSelector": {"matchLabels": {"role": "friend"}}})),
+        to_web(json!({"ipBlock": {"cidr": "10.244.0.0/16", "except": ["10.244.7.0/24"]}})),
+        to_web(json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"role": "friend"}}})),
+    ];
+    world.policy("one", "p", policies[0].clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut talkers = Vec::new();
+    for client in &clients {
+        let (stream, _) = connect(&client.space, at(web.address, 8080));
+        let flag = stop.clone();
+        talkers.push(std::thread::spawn(move || {
+            while !flag.load(Ordering::Relaxed) {
+                exchange(&stream, 1 << 16);
+            }
+        }));
+        let (flag, space, to) = (stop.clone(), client.space.clone(), at(web.address, 8080));
+        talkers.push(std::thread::spawn(move || {
+            while !flag.load(Ordering::Relaxed) {
+                connect(&space, to);
+            }
+        }));
+    }
+    for round in 1..=6 {
+        world.kill(0);
+        world.policy("one", "p", policies[round % policies.len()].clone());
+        world.start(0);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for talker in talkers {
+        talker.join().expect("nothing was refused");
+    }
+    let maps = Observed::open(&carry::directory(&world.nodes[0].settings.pins, fairlead_abi::ABI_VERSION))
+        .expect("the maps");
+    let reason = fairlead_abi::Reason::PolicyIngress as u32;
+    let dropped: u64 = maps.drops.get(&reason).expect("counters").iter().map(|counter| counter.packets).sum();
+    assert_eq!(dropped, 0, "packets that the policy of before and the one of now allow");
+}
+
+#[test]
 fn a_changed_map_layout_cuts_no_connection_and_opens_nothing() {
     let mut world = World::new();
     let web = world.pod(0, "one", "web", &[("app", "web")]);

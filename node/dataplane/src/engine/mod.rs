@@ -38,7 +38,7 @@ use crate::{
     model::{Change, Family, Key, Kind, Pod, Rates},
     overlay::{self, Hop, NodeTable, OverlayChange},
     policy::{
-        Rules,
+        Bridge, Rules,
         rules::{Plan, Verdict},
     },
     service::{ServiceTable, table::Gone},
@@ -136,6 +136,8 @@ pub struct Engine {
     rates_changed: HashSet<Key>,
     /// Last number given to [`Endpoint::revision`].
     revision: u32,
+    /// Whether policies have been planned in this run.
+    planned: bool,
     status: Arc<Status>,
     /// Why the node's network does not stand yet, as last said.
     waiting: String,
@@ -192,6 +194,7 @@ impl Engine {
             rates: HashMap::new(),
             rates_changed: HashSet::new(),
             revision,
+            planned: false,
             status,
             waiting: String::new(),
             settings,
@@ -555,10 +558,21 @@ impl Engine {
     }
 
     fn apply_policies(&mut self, plan: &Plan) -> Result<(), crate::maps::MapError> {
-        self.maps.apply_rules_first(plan)?;
+        // What an earlier run left says nothing to the identities of this one, nor this one's rules to those of before.
+        // Only the first plan names every identity there is.
+        let first = !std::mem::replace(&mut self.planned, true);
+        let bridge = if first { self.maps.bridge_to(plan) } else { Bridge::default() };
+        self.maps.add_rules(plan)?;
+        match self.maps.apply_bridge(&bridge) {
+            Ok(()) if bridge != Bridge::default() => {}
+            Ok(()) => self.maps.set_identities(plan)?,
+            // Without room for both sides, what both allow is refused for a moment; nothing is opened.
+            Err(error) => tracing::warn!(%error, "policies change over without a bridge"),
+        }
         for (key, _) in &plan.verdicts {
             self.write_endpoints(key)?;
         }
+        self.maps.set_identities(plan)?;
         self.maps.apply_rules_last(plan)?;
         if plan.recheck && self.status.is_ready() {
             self.revise_all()?;

@@ -20,7 +20,11 @@ use fairlead_abi::{
 };
 use ipnet::IpNet;
 
-use crate::{overlay::OverlayChange, policy::Plan, service::ServiceChange};
+use crate::{
+    overlay::OverlayChange,
+    policy::{Bridge, Plan, bridge},
+    service::ServiceChange,
+};
 use table::{AddrPrefix, PerCpu, RangePrefix, RulePrefix, Table, Wire};
 
 /// Why a map could not be read or written.
@@ -80,6 +84,15 @@ impl<K: Wire + Eq + Hash, V: Wire + PartialEq> Owned<K, V> {
     }
 
     fn set(&mut self, key: K, value: V) -> Result<(), MapError> {
+        self.write(key, value)?;
+        if let Some(planned) = &mut self.planned {
+            planned.insert(key);
+        }
+        Ok(())
+    }
+
+    /// Writes what nobody planned, so that it goes with what an earlier run left.
+    fn write(&mut self, key: K, value: V) -> Result<(), MapError> {
         let before = self.current(&key)?;
         if before != Some(value) {
             self.table.set(&key, &value)?;
@@ -89,9 +102,6 @@ impl<K: Wire + Eq + Hash, V: Wire + PartialEq> Owned<K, V> {
             }
         }
         self.filled += u32::from(before.is_none());
-        if let Some(planned) = &mut self.planned {
-            planned.insert(key);
-        }
         Ok(())
     }
 
@@ -393,19 +403,50 @@ impl Maps {
         Ok(())
     }
 
-    /// Carries out the part of a policy plan that must come before pods obey other rulesets.
+    /// Adds the rules of a policy plan; pods may obey other rulesets only afterwards.
     ///
     /// # Errors
     /// When a map is full: the caller must close the pods concerned.
-    pub fn apply_rules_first(&mut self, plan: &Plan) -> Result<(), MapError> {
+    pub fn add_rules(&mut self, plan: &Plan) -> Result<(), MapError> {
         for ((length, key), rule) in &plan.add_rules {
             if self.counted.insert(rule.id) {
                 self.rule_hits.add(&rule.id)?;
             }
             self.rules.set(RulePrefix { length: *length, key: *key }, *rule)?;
         }
+        Ok(())
+    }
+
+    /// Writes the identities of a policy plan.
+    ///
+    /// # Errors
+    /// When a map is full: the caller must close the pods concerned.
+    pub fn set_identities(&mut self, plan: &Plan) -> Result<(), MapError> {
         for (prefix, identity) in &plan.set_identities {
             self.identities.set(prefix_key(*prefix), *identity)?;
+        }
+        Ok(())
+    }
+
+    /// What leads from the entries of an earlier run to a plan.
+    #[must_use]
+    pub fn bridge_to(&self, plan: &Plan) -> Bridge {
+        match (&self.identities.copy, &self.rules.copy) {
+            (Some(identities), Some(rules)) => bridge(identities, rules, plan),
+            _ => Bridge::default(),
+        }
+    }
+
+    /// Writes what leads to a plan. It is planned by nobody, so that it goes with what the earlier run left.
+    ///
+    /// # Errors
+    /// When a map is full.
+    pub fn apply_bridge(&mut self, bridge: &Bridge) -> Result<(), MapError> {
+        for (prefix, rule) in &bridge.rules {
+            self.rules.write(*prefix, *rule)?;
+        }
+        for (prefix, number) in &bridge.identities {
+            self.identities.write(*prefix, *number)?;
         }
         Ok(())
     }
