@@ -77,6 +77,10 @@ fn definitions() -> (Map<String, Value>, Kinds) {
     (generator.definitions().clone(), kinds)
 }
 
+/// A struct that has no fields, which the generator's crate takes for any JSON.
+const FIELDLESS: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceSubresourceStatus";
+
 /// Merge marks: (type, field) -> marks; the field is `-` for the type itself.
 fn merge_marks(table: &str) -> BTreeMap<(&str, &str), &str> {
     table
@@ -98,7 +102,7 @@ fn shape(schema: &Value) -> Result<String> {
             "IntOrString" => "x".into(),
             "Time" => "t".into(),
             "MicroTime" => "u".into(),
-            "FieldsV1" | "RawExtension" | "CustomResourceSubresourceStatus" => "o".into(),
+            "FieldsV1" | "RawExtension" => "o".into(),
             "JSON" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrStringArray" => {
                 format!("*{name}")
             }
@@ -136,8 +140,13 @@ fn tables() -> Result<(String, String)> {
     let merge_table = fs::read_to_string("tables/merge.txt")?;
     let marks = merge_marks(&merge_table);
     let (mut structure, mut prose) = (String::new(), String::new());
+    let none = serde_json::Map::new();
     for (name, schema) in &definitions {
-        let Some(properties) = schema["properties"].as_object() else { continue };
+        let properties = match schema["properties"].as_object() {
+            Some(properties) => properties,
+            None if name == FIELDLESS => &none,
+            None => continue,
+        };
         let gvk = kinds.0.get(name).map(String::as_str).unwrap_or_default();
         let own = marks.get(&(name.as_str(), "-")).copied().unwrap_or_default();
         writeln!(structure, "={name}\t{own}\t{gvk}")?;

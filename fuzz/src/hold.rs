@@ -87,7 +87,9 @@ fn completed(kind: &'static Kind, mut object: Value) {
     checked(kind, &object);
     through_json(&object);
     yaml_reads_its_own(&object);
-    through_protobuf(kind, &object);
+    if !incomplete(kind, &object) {
+        through_protobuf(kind, &object);
+    }
     let refused = (kind.validate)(&object);
     strategy(kind, &object);
     shown(kind, &object);
@@ -180,9 +182,12 @@ fn drop_empty(schema: &Schema, value: &mut Value) {
             };
             !empty
         }),
-        (Shape::Map(values), Value::Object(map)) => {
-            map.values_mut().for_each(|value| drop_empty(values, value))
-        }
+        (Shape::Map(values), Value::Object(map)) => map.values_mut().for_each(|value| {
+            drop_empty(values, value);
+            if value.as_array().is_some_and(Vec::is_empty) {
+                *value = Value::Null;
+            }
+        }),
         (Shape::Array(items), Value::Array(list)) => {
             list.iter_mut().for_each(|value| drop_empty(items, value))
         }

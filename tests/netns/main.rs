@@ -487,7 +487,7 @@ fn status_names_every_difference_between_maps_and_api() {
         addr: address("10.96.0.74").into(),
         port: fairlead_abi::Be16::new(80),
         proto: 6,
-        _pad: 0,
+        scope: 0,
     };
     services.remove(&key).expect("it was there");
     assert!(!look(&Inspect::Status) && !look(&service("one/web")), "a frontend is missing");

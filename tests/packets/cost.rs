@@ -48,3 +48,50 @@ fn measure(net: &Net, family: &str) {
         assert!(times[times.len() / 2] < 10_000, "{program}: {name}");
     }
 }
+
+/// A connection to a Service goes on as fast among 50,000 as among 10. A run that follows another sees what that one made
+/// of the packet, so one of many Services is asked by each run, and besides one whose backend has the Service's own
+/// address and port, again and again. A packet that no table knows tells what a run costs by itself. `cargo xtask bench
+/// service` reads what is printed.
+#[test]
+fn a_service_costs_the_same_among_many() {
+    const ASKED: usize = 64;
+    let mut costs = Vec::new();
+    for count in [10, 1000, 10_000, 50_000] {
+        let mut node = Bench::new();
+        let address = |n: usize| std::net::Ipv4Addr::from(0xc612_0000 + n as u32).into();
+        for n in 0..count {
+            let backends: Vec<_> = (1..=4).map(|last| (V4.remote_pod(last), 8080)).collect();
+            node.service(address(n), 80, TCP, 100 + n as u32, &backends);
+        }
+        let same = (v4(198, 51, 100, 1), 80);
+        node.put::<fairlead_abi::Addr, _>("NODES", same.0.into(), own_address());
+        node.service(same.0, same.1, TCP, 99, &[same]);
+        let same = tcp((OUTSIDE, 4999), same, ACK).frame();
+        let frames: Vec<Vec<u8>> = (0..ASKED)
+            .map(|n| tcp((OUTSIDE, 5000 + n as u16), (address(n * count / ASKED), 80), ACK).frame())
+            .collect();
+        let mut nothing = same.clone();
+        nothing[12..14].copy_from_slice(&[0x88, 0xb5]);
+        for (frame, verdict) in frames.iter().map(|frame| (frame, REDIRECT)).chain([(&same, NEXT)]) {
+            assert_eq!(node.run("from_uplink", frame).verdict, verdict);
+        }
+        let mut repeated = |frame: &[u8]| node.run_as("from_uplink", frame, 0, REPEAT).nanoseconds;
+        let (again, idle) = (repeated(&same), repeated(&nothing));
+        let (mut times, mut empty) = (Vec::new(), Vec::new());
+        for turn in 0..64 * ASKED {
+            times.push(node.run("from_uplink", &frames[turn % ASKED]).nanoseconds);
+            empty.push(node.run("from_uplink", &nothing).nanoseconds);
+        }
+        let median = |times: &mut Vec<u128>| {
+            times.sort_unstable();
+            times[times.len() / 2]
+        };
+        let (time, empty) = (median(&mut times), median(&mut empty));
+        println!(
+            "Service among {count}: again and again {again} ns, nothing {idle} ns; one of many {time} ns, nothing {empty} ns"
+        );
+        costs.push(time.saturating_sub(empty));
+    }
+    assert!(costs[3] < 3 * costs[0].max(200), "{costs:?}");
+}

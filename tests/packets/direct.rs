@@ -30,7 +30,7 @@ fn node(net: &Net, mine: &[IpAddr], flags: u32) -> World {
         world.backends.insert(BackendKey { service: 3, slot: slot as u32 }, value);
     }
     for addr in [net.external_ip.into(), Addr::UNSPECIFIED] {
-        let key = ServiceKey { addr, port: Be16::new(PORT), proto: TCP, _pad: 0 };
+        let key = ServiceKey { addr, port: Be16::new(PORT), proto: TCP, scope: 0 };
         let service = Service { id: 3, backends: 2, algorithm: Service::MAGLEV, flags, ..Service::default() };
         world.services.insert(key, service);
     }

@@ -44,14 +44,18 @@ fn pods_of_other_nodes_are_reached_by_the_overlay() {
 }
 
 #[test]
-fn native_routing_leaves_other_nodes_pods_to_the_stack() {
+fn native_routing_sends_to_other_nodes_pods_as_they_are() {
     for net in NETS {
         let client: End = (net.a.ip, 40000);
         let mut node = Bench::new();
         node.configure(Config { flags: Config::MASQUERADE, ..config() });
         let there = tcp(client, (net.remote, 80), SYN).frame();
-        node.expect("from_pod", &there, NEXT, &there);
+        node.expect("from_pod", &there, REDIRECT, &there);
+        assert_eq!(node.metric(Metric::ToNode), 1);
         node.expect("to_uplink", &there, NEXT, &there);
+        // Who is on no node that is known is on none that the stack knows.
+        let there = tcp(client, (net.nowhere, 80), SYN).frame();
+        node.expect("from_pod", &there, NEXT, &there);
     }
 }
 

@@ -262,6 +262,19 @@ impl Bench {
         self.service_with(addr, port, proto, value, backends);
     }
 
+    /// What pods get at the address instead of others.
+    pub fn service_inside(
+        &mut self,
+        addr: IpAddr,
+        port: u16,
+        proto: u8,
+        id: u32,
+        backends: &[(IpAddr, u16)],
+    ) {
+        let value = Service { id, backends: backends.len() as u32, ..Service::default() };
+        self.service_for(addr, port, (proto, ServiceKey::INSIDE), value, backends);
+    }
+
     /// An unspecified address makes a NodePort.
     pub fn service_with(
         &mut self,
@@ -271,12 +284,23 @@ impl Bench {
         value: Service,
         backends: &[(IpAddr, u16)],
     ) {
+        self.service_for(addr, port, (proto, 0), value, backends);
+    }
+
+    fn service_for(
+        &mut self,
+        addr: IpAddr,
+        port: u16,
+        (proto, scope): (u8, u8),
+        value: Service,
+        backends: &[(IpAddr, u16)],
+    ) {
         for (slot, (ip, port)) in backends.iter().enumerate() {
             let key = BackendKey { service: value.id, slot: slot as u32 };
             self.put("BACKENDS", key, Backend { addr: (*ip).into(), port: Be16::new(*port), flags: 0 });
         }
         let addr = if addr.is_unspecified() { Addr::UNSPECIFIED } else { addr.into() };
-        self.put("SERVICES", ServiceKey { addr, port: Be16::new(port), proto, _pad: 0 }, value);
+        self.put("SERVICES", ServiceKey { addr, port: Be16::new(port), proto, scope }, value);
     }
 
     /// Replaces what is known about a pod.

@@ -2,7 +2,7 @@
 //! cannot be given, tunnel metadata and sockets.
 
 use fairlead_abi::*;
-use fairlead_programs::{Maps, Scratch, Skb};
+use fairlead_programs::{Maps, Scratch, Skb, Steps};
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::HashMap;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -266,6 +266,8 @@ impl Maps for World {
 
     fn report(&self, _: &FlowEvent) {}
 }
+
+impl Steps for World {}
 
 impl Skb for World {
     fn length(&self) -> u32 {

@@ -116,6 +116,33 @@ fn a_connection_that_is_over_leaves_its_port_to_the_next_when_no_other_is_free()
         assert_eq!(node.run("from_uplink", &tcp(first, asked, RST).frame()).verdict, REDIRECT);
         let out = node.run("from_uplink", &tcp(second, asked, SYN).frame());
         assert_eq!((out.verdict, ends(&out.bytes).0.1), (REDIRECT, 20000));
+        // It is no longer the first one's, whose packets would be taken for the second's.
+        for flags in [ACK, SYN] {
+            node.expect_drop("from_uplink", &tcp(first, asked, flags).frame(), Reason::NatExhausted);
+        }
+        let out = node.run("from_uplink", &tcp(second, asked, ACK).frame());
+        assert_eq!((out.verdict, ends(&out.bytes).0.1), (REDIRECT, 20000));
+    }
+}
+
+#[test]
+fn whoever_connects_again_is_seen_with_the_same_port() {
+    for net in NETS {
+        let asked: End = (net.node, 30080);
+        let mut node = node_with(&net, &[(net.remote, 8080)]);
+        let mut run = |port: u16, flags: u8| {
+            let out = node.run("from_uplink", &tcp((net.outside, port), asked, flags).frame());
+            assert_eq!(out.verdict, REDIRECT);
+            ends(&out.bytes).0.1
+        };
+        let clients: Vec<u16> = (32768..60999).step_by(2).step_by(16).collect();
+        let first: Vec<u16> = clients.iter().map(|port| run(*port, SYN)).collect();
+        let each: std::collections::BTreeSet<_> = first.iter().collect();
+        assert_eq!(each.len(), first.len(), "one for each port that Linux connects from");
+        for flags in [RST, SYN] {
+            let again: Vec<u16> = clients.iter().map(|port| run(*port, flags)).collect();
+            assert_eq!(again, first);
+        }
     }
 }
 
@@ -280,5 +307,27 @@ fn a_packet_between_two_wires_loses_a_hop_and_ends_when_it_has_none() {
         let packet = Packet { hops: 1, ..tcp((net.outside, 50000), (net.node, 30080), SYN) };
         let out = node.run("from_uplink", &packet.frame());
         assert_eq!((out.verdict, headers(&out.bytes).hops), (REDIRECT, 1));
+    }
+}
+
+#[test]
+fn pods_and_the_outside_may_be_served_by_others_at_one_address() {
+    for net in NETS {
+        for external in [(net.external_ip, 443), (net.node, 30080)] {
+            let mut node = Bench::new();
+            let at = if external.0 == net.node { net.any() } else { external.0 };
+            let local =
+                Service { id: 8, backends: 1, flags: Service::LOCAL | Service::INSIDE, ..Service::default() };
+            node.service_with(at, external.1, TCP, local, &[(net.b.ip, 8443)]);
+            let (pod, client) = ((net.a.ip, 40000), (net.outside, 50000));
+            // Until the other entry is written, the one that is there serves.
+            let out = node.run("from_pod", &tcp((net.a.ip, 39999), external, SYN).frame());
+            assert_eq!(ends(&out.bytes).1, (net.b.ip, 8443));
+            node.service_inside(at, external.1, TCP, 9, &[(net.remote, 8443)]);
+            let out = node.run("from_pod", &tcp(pod, external, SYN).frame());
+            assert_eq!(ends(&out.bytes), (pod, (net.remote, 8443)));
+            let out = node.run("from_uplink", &tcp(client, external, SYN).frame());
+            assert_eq!(ends(&out.bytes), (client, (net.b.ip, 8443)));
+        }
     }
 }

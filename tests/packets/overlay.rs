@@ -204,7 +204,7 @@ fn a_packet_cut_at_any_length_is_dropped() {
 }
 
 fn serve(world: &mut World, addr: Addr, port: u16, backend: End) {
-    let key = ServiceKey { addr, port: Be16::new(port), proto: TCP, _pad: 0 };
+    let key = ServiceKey { addr, port: Be16::new(port), proto: TCP, scope: 0 };
     world.services.insert(key, Service { id: 3, backends: 1, ..Service::default() });
     let value = Backend { addr: backend.0.into(), port: Be16::new(backend.1), flags: 0 };
     world.backends.insert(BackendKey { service: 3, slot: 0 }, value);

@@ -53,7 +53,7 @@ fn world(backends: u8) -> World {
     world.nodes.insert(NODE.into(), own_address());
     for proto in [TCP, UDP] {
         for (addr, port) in [(Addr::from(CLUSTER_IP), 80), (Addr::UNSPECIFIED, 30080)] {
-            let key = ServiceKey { addr, port: Be16::new(port), proto, _pad: 0 };
+            let key = ServiceKey { addr, port: Be16::new(port), proto, scope: 0 };
             world.services.insert(key, Service { id: 3, backends: backends.into(), ..Service::default() });
         }
     }
@@ -70,6 +70,23 @@ fn backend(number: u8) -> Backend {
 fn socket(cookie: u64, netns: u64, proto: u8, to: (IpAddr, u16)) -> Socket {
     let peer = (to.0.into(), Be16::new(to.1));
     Socket { cookie, netns, proto, peer: Cell::new(peer), refused: Cell::new(false) }
+}
+
+#[test]
+fn what_is_for_inside_alone_serves_pods_and_the_node() {
+    for netns in [POD, HOST] {
+        let mut world = world(1);
+        let key =
+            ServiceKey { addr: Addr::UNSPECIFIED, port: Be16::new(30080), proto: TCP, scope: ServiceKey::INSIDE };
+        if let Some(service) = world.services.get_mut(&ServiceKey { scope: 0, ..key }) {
+            service.flags = Service::LOCAL | Service::INSIDE;
+        }
+        world.services.insert(key, Service { id: 4, backends: 1, ..Service::default() });
+        world.backends.insert(BackendKey { service: 4, slot: 0 }, backend(7));
+        let sock = socket(1, netns, TCP, (NODE, 30080));
+        assert!(socket::connect(&world, &sock));
+        assert_eq!(sock.peer().0, backend(7).addr);
+    }
 }
 
 #[test]
@@ -219,7 +236,7 @@ fn a_pods_socket_leaves_source_ranges_to_its_packets() {
 fn real_ipv6_addresses_are_translated_as_well() {
     let mut world = world(0);
     let net = crate::harness::V6;
-    let key = ServiceKey { addr: net.cluster_ip.into(), port: Be16::new(80), proto: TCP, _pad: 0 };
+    let key = ServiceKey { addr: net.cluster_ip.into(), port: Be16::new(80), proto: TCP, scope: 0 };
     world.services.insert(key, Service { id: 9, backends: 1, ..Service::default() });
     let to = Backend { addr: net.remote.into(), port: Be16::new(8080), flags: 0 };
     world.backends.insert(BackendKey { service: 9, slot: 0 }, to);

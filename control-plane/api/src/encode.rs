@@ -122,8 +122,10 @@ fn special(name: &str, v: &Value, out: &mut Vec<u8>) -> bool {
         }
         ("Time" | "MicroTime", Value::String(text)) => {
             if let Some(stamp) = crate::schema::timestamp(text) {
-                varint_field(out, 1, stamp.as_second());
-                varint_field(out, 2, i64::from(stamp.subsec_nanosecond()));
+                // The fraction counts up, also before 1970.
+                let nanos = stamp.subsec_nanosecond();
+                varint_field(out, 1, stamp.as_second() - i64::from(nanos < 0));
+                varint_field(out, 2, i64::from(nanos).rem_euclid(1_000_000_000));
             }
         }
         ("IntOrString", Value::String(text)) => {

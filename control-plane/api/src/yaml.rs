@@ -289,7 +289,7 @@ fn write_map(out: &mut String, map: &Map<String, Value>, level: usize, inline_fi
             out.push('\n');
             indent(out, level);
         } else {
-            write_text(out, key, level);
+            write_simple(out, key, None);
         }
         out.push(':');
         write_field(out, value, level);
@@ -361,7 +361,16 @@ fn write_text(out: &mut String, text: &str, level: usize) {
         }
         return;
     }
-    if !printable || text.contains('\n') {
+    if text.contains('\n') {
+        write_double_quoted(out, text);
+    } else {
+        write_simple(out, text, Some(level));
+    }
+}
+
+/// A string that is no block, broken into lines of that indentation. A key stays on its line.
+fn write_simple(out: &mut String, text: &str, level: Option<usize>) {
+    if !text.chars().all(|c| c == '\t' || printable(c)) {
         write_double_quoted(out, text);
     } else if needs_quotes(text) {
         match matches!(plain(text), Some(Value::String(_))) {
@@ -381,8 +390,8 @@ fn write_text(out: &mut String, text: &str, level: usize) {
 /// Columns after which upstream's emitter breaks a line at the next single space.
 const WIDTH: usize = 80;
 
-/// A text on as many lines as it takes; `quoted` is within single quotes.
-fn write_folded(out: &mut String, text: &str, level: usize, quoted: bool) {
+/// A text on as many lines as it takes, or on one without an indentation for more; `quoted` is within single quotes.
+fn write_folded(out: &mut String, text: &str, level: Option<usize>, quoted: bool) {
     let mut column = out.rsplit('\n').next().unwrap_or_default().chars().count();
     let mut spaces = false;
     let mut rest = text.chars().peekable();
@@ -390,7 +399,13 @@ fn write_folded(out: &mut String, text: &str, level: usize, quoted: bool) {
     while let Some(c) = rest.next() {
         let inner = !quoted || (!first && rest.peek().is_some());
         first = false;
-        if c == ' ' && inner && !spaces && column > WIDTH && rest.peek() != Some(&' ') {
+        if let Some(level) = level
+            && c == ' '
+            && inner
+            && !spaces
+            && column > WIDTH
+            && rest.peek() != Some(&' ')
+        {
             out.push('\n');
             indent(out, level);
             (column, spaces) = (level, true);

@@ -36,6 +36,8 @@ pub struct Api {
     pub advertise: (IpAddr, u16),
     /// Since the epoch.
     pub started: std::time::Duration,
+    /// What runs in this process beside the API server, by upstream's names.
+    pub parts: Vec<&'static str>,
     /// How long Events are kept.
     pub event_ttl: std::time::Duration,
     /// Cancelled when the server is about to stop; long-running answers end then.

@@ -11,6 +11,7 @@ pub mod api;
 pub mod body;
 pub mod cache;
 pub mod client;
+pub mod component;
 pub mod config;
 pub mod defaults;
 pub mod delete;

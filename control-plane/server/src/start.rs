@@ -217,9 +217,20 @@ async fn state(
         limits: args.limits.clone(),
         advertise: (args.advertised(), address.port()),
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        parts: parts(args),
         event_ttl: args.event_ttl,
         stopping: shutdown.clone(),
     }))
+}
+
+fn has_controllers(args: &ServeArgs) -> bool {
+    !matches!(args.controllers.as_str(), "none" | "")
+}
+
+/// What runs in this process, by upstream's names.
+fn parts(args: &ServeArgs) -> Vec<&'static str> {
+    let parts = [("controller-manager", has_controllers(args)), ("scheduler", args.scheduler)];
+    parts.into_iter().filter(|(_, runs)| *runs).map(|(name, _)| name).collect()
 }
 
 fn components(
@@ -229,7 +240,7 @@ fn components(
     shutdown: &CancellationToken,
     tasks: &mut tokio::task::JoinSet<Result<(), Error>>,
 ) {
-    if !matches!(args.controllers.as_str(), "none" | "") {
+    if has_controllers(args) {
         let client = client::client(api.clone(), "system:kube-controller-manager", "kube-controller-manager");
         let options = fairlead_controllers::Options {
             cluster_cidr: args.cluster_cidr.clone(),

@@ -60,8 +60,9 @@ impl Config {
     /// Flag: connections between pods of this node may go from socket to socket. Sockets keep their program when it
     /// is detached, so this, too, says whether it may do anything.
     pub const SPLICE: u32 = 1 << 3;
-    /// Default of [`Config::snat_port_min`], below the NodePort range.
-    pub const SNAT_PORT_MIN: u16 = 16384;
+    /// Default of [`Config::snat_port_min`], below the NodePort range. The range has a port for every second one of Linux's
+    /// `ip_local_port_range` (32768 to 60999), from which one client connects.
+    pub const SNAT_PORT_MIN: u16 = 15872;
     /// Default of [`Config::snat_port_max`].
     pub const SNAT_PORT_MAX: u16 = 29999;
     /// Link-local address that is every pod's gateway, and the source of what a pod sends to itself through

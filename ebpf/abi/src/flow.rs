@@ -94,6 +94,8 @@ metrics! {
     ToLocalPod = "to_local_pod",
     /// Packets sent to another node's pod through the overlay.
     ToOverlay = "to_overlay",
+    /// Packets sent to another node's pod as they are.
+    ToNode = "to_node",
     /// Packets handed to the node's own stack.
     ToStack = "to_stack",
     /// Packets sent back to clients of NodePorts.

@@ -14,8 +14,13 @@ pub struct ServiceKey {
     pub port: Be16,
     /// IP protocol number: TCP, UDP or SCTP.
     pub proto: u8,
-    /// Zero.
-    pub _pad: u8,
+    /// Zero, or [`ServiceKey::INSIDE`].
+    pub scope: u8,
+}
+
+impl ServiceKey {
+    /// Scope of what pods and the node itself get instead of others, where [`Service::INSIDE`] says that there is such.
+    pub const INSIDE: u8 = 1;
 }
 
 /// Value of `SERVICES`.
@@ -46,6 +51,9 @@ impl Service {
     /// Flag: a backend on another node answers the client itself (direct server return): the packet goes there by the
     /// overlay as it came, and that node translates it. Needs [`Service::MAGLEV`], so that both choose alike.
     pub const DSR: u32 = 1 << 2;
+    /// Flag: pods and the node itself are served by another entry, that of [`ServiceKey::INSIDE`]: they are no concern of
+    /// `externalTrafficPolicy`.
+    pub const INSIDE: u32 = 1 << 3;
 
     /// Algorithm: backends in turn.
     pub const ROUND_ROBIN: u32 = 0;

@@ -31,8 +31,14 @@ pub struct Answer {
 }
 
 /// Turns a question for an announced address into its answer; false when it is none, and the packet is as it was.
-#[inline(never)]
+#[inline(always)]
 pub fn answer<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> bool {
+    world.announce(scratch, config)
+}
+
+/// The body of [`answer`].
+#[inline(always)]
+pub fn reply<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> bool {
     if config.uplink_mac == [0; 6] {
         return false;
     }

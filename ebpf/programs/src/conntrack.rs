@@ -1,7 +1,7 @@
 //! Flows: what was allowed once goes on, in both directions, until the policy behind it changes.
 
 use crate::parse::{Packet, proto, tcp};
-use crate::{Scratch, World, policy};
+use crate::{Scratch, World, policy, service, steps};
 use fairlead_abi::{Addr, Be16, CtEntry, Endpoint, LoadKey, Metric, Reason};
 
 /// Who a packet goes between, as far as this node has them.
@@ -26,6 +26,28 @@ pub struct Seen {
 }
 
 impl Seen {
+    const REPLY: u64 = 1 << 8;
+
+    /// As one number.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        let reply = if self.reply { Self::REPLY } else { 0 };
+        (self.ifindex as u64) << 32 | reply | self.flags as u64
+    }
+
+    /// A refusal as such a number.
+    #[inline(always)]
+    pub fn refused(reason: Reason) -> u64 {
+        u64::from(steps::code(Err(reason))) << 16
+    }
+
+    /// What a number stands for.
+    #[inline(always)]
+    fn unpack(packed: u64) -> Result<Self, Reason> {
+        steps::outcome((packed >> 16) as u32 & 0xffff)?;
+        Ok(Seen { reply: packed & Self::REPLY != 0, flags: packed as u8, ifindex: (packed >> 32) as u32 })
+    }
+
     /// Whether this is the answer of a backend, to be translated back.
     #[inline(always)]
     pub const fn is_translated_reply(self) -> bool {
@@ -41,6 +63,12 @@ impl Seen {
 /// in another way.
 #[inline(always)]
 pub fn admit<W: World>(world: &W, scratch: &mut Scratch, parties: &Parties<'_>) -> Result<Seen, Reason> {
+    Seen::unpack(world.admit(scratch, parties))
+}
+
+/// The body of [`admit`].
+#[inline(always)]
+pub fn judge<W: World>(world: &W, scratch: &mut Scratch, parties: &Parties<'_>) -> Result<Seen, Reason> {
     let now = world.now();
     let to = &scratch.to;
     let high = scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, scratch.packet.proto);
@@ -49,8 +77,13 @@ pub fn admit<W: World>(world: &W, scratch: &mut Scratch, parties: &Parties<'_>) 
     {
         let reply = (flow.flags & CtEntry::HIGH_OPENED != 0) != high;
         if !reopens(&scratch.packet, &flow, reply) {
-            if !reply && (flow.flags ^ scratch.fresh.flags) & CtEntry::DNAT != 0 {
-                // The same ends are in use by a flow whose replies must be translated (or must not).
+            let (fresh, translated) = (&scratch.fresh, CtEntry::DNAT);
+            if !reply
+                && ((flow.flags ^ fresh.flags) & translated != 0
+                    || (fresh.flags & CtEntry::SNAT != 0 && !service::same(&flow, fresh)))
+            {
+                // The same ends are in use by a flow whose replies must be translated (or must not), or by another
+                // client's.
                 return Err(Reason::NatExhausted);
             }
             if flow.flags & CtEntry::NODE == 0 {

@@ -2,7 +2,8 @@
 
 use crate::parse::L3;
 use crate::{Family, NEXT, Outcome, Scratch, World, rate};
-use fairlead_abi::{Addr, Endpoint, Metric, RateKey, Reason};
+use crate::steps::outcome;
+use fairlead_abi::{Addr, Config, Endpoint, Metric, RateKey, Reason};
 
 /// Hands the packet to a pod of this node. `redirect_peer` skips the pod's own hook, so ingress policy must
 /// have been judged.
@@ -31,10 +32,18 @@ pub fn away<W: World>(world: &W, net: Family<'_>, dst: &Addr) -> Outcome {
     if net.pods().contains(dst) && !gateway {
         return Err(Reason::UnknownEndpoint);
     }
-    if net.is_overlaid(dst) && !gateway {
+    if gateway || !net.cluster().contains(dst) {
+        return to_stack(world);
+    }
+    if net.config.flags & Config::OVERLAY != 0 {
         return to_overlay(world, net);
     }
-    to_stack(world)
+    // The stack would send it there, too, and take longer.
+    if world.route(dst).is_none() {
+        return to_stack(world);
+    }
+    world.count(Metric::ToNode);
+    Ok(world.redirect_neigh(net.config.uplink_ifindex))
 }
 
 /// Sends the packet into the overlay, whose own hook looks the node up.
@@ -50,8 +59,14 @@ pub fn to_overlay<W: World>(world: &W, net: Family<'_>) -> Outcome {
 ///
 /// # Errors
 /// `HopLimit` when that was the last one.
-#[inline(never)]
-pub fn hop<W: World>(world: &W, scratch: &Scratch) -> Result<(), Reason> {
+#[inline(always)]
+pub fn hop<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
+    outcome(world.hop(scratch))
+}
+
+/// The body of [`hop`].
+#[inline(always)]
+pub fn take_hop<W: World>(world: &W, scratch: &Scratch) -> Result<(), Reason> {
     const HOPS_V4: u32 = L3 + 8;
     const CHECKSUM_V4: u32 = L3 + 10;
     const HOPS_V6: u32 = L3 + 7;

@@ -6,14 +6,61 @@
 use crate::parse::{Ipv4, Ipv6, L3, Packet, extensions, proto};
 use crate::rewrite::{self, Side, Sum};
 use crate::{Scratch, World};
+use crate::steps::outcome;
 use fairlead_abi::{Addr, Be16, CtEntry, NatKey, Reason};
 
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
+/// What is done about an error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Step {
+    /// [`read`].
+    Read = 0,
+    /// [`related`], without and with `defer`.
+    Relate = 1,
+    Defer = 2,
+    /// [`is_direct`].
+    Direct = 3,
+    /// [`unmasquerade`].
+    Reveal = 4,
+    /// [`masquerade`].
+    Hide = 5,
+}
+
+/// The body of every step; `scratch.inner_known` says what it found.
+///
+/// # Errors
+/// `Malformed` when the kernel refuses a write.
+#[inline(always)]
+pub fn take<W: World>(world: &W, scratch: &mut Scratch, step: Step) -> Result<(), Reason> {
+    match step {
+        Step::Read => scratch.inner_known = quoted(world, scratch),
+        Step::Direct => scratch.inner_known = answered_elsewhere(world, scratch),
+        Step::Relate | Step::Defer => return relate(world, scratch, step == Step::Defer),
+        Step::Reveal => return reveal(world, scratch),
+        Step::Hide => return hide(world, scratch),
+    }
+    Ok(())
+}
+
+/// Takes a step; what it found.
+#[inline(always)]
+fn found<W: World>(world: &W, scratch: &mut Scratch, step: Step) -> Result<bool, Reason> {
+    outcome(world.icmp(scratch, step))?;
+    Ok(scratch.inner_known)
+}
+
 /// Reads what the error quotes into `scratch.inner`; false when that is no beginning of a packet that the receiver could
 /// have sent.
-#[inline(never)]
+#[inline(always)]
 pub fn read<W: World>(world: &W, scratch: &mut Scratch) -> bool {
+    found(world, scratch, Step::Read).unwrap_or(false)
+}
+
+/// The body of [`read`].
+#[inline(never)]
+fn quoted<W: World>(world: &W, scratch: &mut Scratch) -> bool {
     let at = scratch.packet.l4 + 8;
     let left = scratch.packet.l4_len.saturating_sub(8);
     let v6 = scratch.packet.is_v6();
@@ -79,8 +126,8 @@ fn quoted_v6<W: World>(world: &W, scratch: &mut Scratch, at: u32, left: u32) -> 
 /// `Malformed` when the kernel refuses a write.
 #[inline(always)]
 pub fn related<W: World>(world: &W, scratch: &mut Scratch, defer: bool) -> Result<Option<u32>, Reason> {
-    relate(world, scratch, defer)?;
-    Ok(scratch.inner_known.then_some(scratch.fresh.ifindex))
+    let known = found(world, scratch, if defer { Step::Defer } else { Step::Relate })?;
+    Ok(known.then_some(scratch.fresh.ifindex))
 }
 
 /// Says in `scratch.inner_known` whether there was such a flow.
@@ -130,8 +177,14 @@ fn relate<W: World>(world: &W, scratch: &mut Scratch, defer: bool) -> Result<(),
 
 /// Whether the quoted packet is an answer that left from its backend's own node (direct server return); `scratch.to.dst` is
 /// that backend then. What this node translates for a backend elsewhere has a source of this node's.
-#[inline(never)]
+#[inline(always)]
 pub fn is_direct<W: World>(world: &W, scratch: &mut Scratch) -> bool {
+    found(world, scratch, Step::Direct).unwrap_or(false)
+}
+
+/// The body of [`is_direct`].
+#[inline(never)]
+fn answered_elsewhere<W: World>(world: &W, scratch: &mut Scratch) -> bool {
     let (inner, key) = (&scratch.inner, &mut scratch.nat_key);
     (key.src, key.src_port, key.dst, key.dst_port) = (inner.dst, inner.dst_port, inner.src, inner.src_port);
     (key.proto, key.kind, key._pad) = (scratch.inner_proto as u8, NatKey::SERVICE, 0);
@@ -150,8 +203,7 @@ pub fn is_direct<W: World>(world: &W, scratch: &mut Scratch) -> bool {
 /// `Malformed` when the kernel refuses a write.
 #[inline(always)]
 pub fn unmasquerade<W: World>(world: &W, scratch: &mut Scratch) -> Result<bool, Reason> {
-    reveal(world, scratch)?;
-    Ok(scratch.inner_known)
+    found(world, scratch, Step::Reveal)
 }
 
 #[inline(never)]
@@ -175,8 +227,7 @@ fn reveal<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
 /// `Malformed` when the kernel refuses a write.
 #[inline(always)]
 pub fn masquerade<W: World>(world: &W, scratch: &mut Scratch) -> Result<bool, Reason> {
-    hide(world, scratch)?;
-    Ok(scratch.inner_known)
+    found(world, scratch, Step::Hide)
 }
 
 #[inline(never)]

@@ -127,8 +127,9 @@ impl<C> Maps for Run<C> {
 
     #[inline(always)]
     fn now(&self) -> u32 {
+        // Seconds need no look at the hardware's clock (Linux 5.11).
         // SAFETY: the helper has no precondition.
-        (unsafe { helper::bpf_ktime_get_ns() } / 1_000_000_000) as u32
+        (unsafe { helper::bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
     }
 
     #[inline(always)]
@@ -380,6 +381,12 @@ impl Kernel {
                 flags,
             ) == 0
         }
+    }
+
+    /// What the kernel's helpers and functions are given.
+    #[inline(always)]
+    pub fn context(&self) -> *mut __sk_buff {
+        self.ctx
     }
 
     /// This CPU's working memory.

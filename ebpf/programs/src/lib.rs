@@ -27,6 +27,7 @@ pub mod sctp;
 pub mod service;
 pub mod socket;
 pub mod splice;
+pub mod steps;
 pub mod uplink;
 pub mod world;
 
@@ -34,6 +35,7 @@ use fairlead_abi::{Addr, Be16, CtEntry, CtKey, FragmentKey, NatKey, NatValue, Re
 
 pub use family::Family;
 pub use parse::Packet;
+pub use steps::Steps;
 pub use world::{Maps, Skb, World};
 
 /// What a hook answers to the kernel, or why the packet is dropped.

@@ -8,6 +8,9 @@ mod kernel;
 mod hooks;
 
 #[cfg(target_arch = "bpf")]
+mod global;
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: no path of the programs panics; the verifier refuses an object in which this is reachable,

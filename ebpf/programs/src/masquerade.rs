@@ -3,7 +3,8 @@
 use crate::parse::{Packet, proto};
 use crate::service::{is_over, is_translated_port, lifetime, port};
 use crate::{Family, Scratch, World};
-use fairlead_abi::{Addr, CtEntry, Metric, NatKey, Reason};
+use crate::steps::outcome;
+use fairlead_abi::{Addr, Config, CtEntry, Metric, NatKey, Reason};
 
 /// How many source ports are tried.
 const ATTEMPTS: u32 = 16;
@@ -14,6 +15,13 @@ const ATTEMPTS: u32 = 16;
 /// `NatExhausted` when no port is free.
 #[inline(always)]
 pub fn leave<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Result<(), Reason> {
+    outcome(world.masquerade(scratch, net.config))
+}
+
+/// The body of [`leave`].
+#[inline(always)]
+pub fn hide<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Result<(), Reason> {
+    let net = Family::of(config, &scratch.packet);
     let now = world.now();
     let packet = &scratch.packet;
     let (key, to) = (&mut scratch.nat_key, &mut scratch.to);
@@ -84,7 +92,7 @@ fn claim<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>, now: u32) 
         scratch.to.src_port = if !has_ports || (attempt == 0 && is_translated_port(net.config, own)) {
             own
         } else {
-            port(world, net.config)
+            port(world, net.config, &scratch.packet.src, own, attempt)
         };
         let life = lifetime(scratch.packet.proto);
         fill_claim(scratch, now, life);

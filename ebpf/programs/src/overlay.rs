@@ -159,7 +159,7 @@ pub fn answer<W: World>(world: &W, scratch: &mut Scratch) -> Result<Option<u32>,
 /// Sends to a client outside. The stack would refuse a packet from outside that has its own address as the
 /// source, so the next hop is looked up without it.
 #[inline(always)]
-pub fn to_client<W: World>(world: &W, scratch: &Scratch, ifindex: u32) -> Outcome {
+pub fn to_client<W: World>(world: &W, scratch: &mut Scratch, ifindex: u32) -> Outcome {
     deliver::hop(world, scratch)?;
     world.count(Metric::ToClient);
     Ok(world.redirect_neigh(ifindex))

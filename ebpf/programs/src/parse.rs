@@ -3,6 +3,7 @@
 
 use crate::family::Family;
 use crate::{Scratch, World};
+use crate::steps::outcome;
 use fairlead_abi::{Addr, Be16, Be32, Config, FragmentValue, Reason};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -216,6 +217,12 @@ const FRAGMENT_SECONDS: u32 = 30;
 /// is source routed; on a node without IPv6 pods `Ipv6Unsupported`, or `LinkLocalNoise`.
 #[inline(always)]
 pub fn ip<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Result<(), Reason> {
+    outcome(world.parse(scratch, config))
+}
+
+/// The body of [`ip`].
+#[inline(always)]
+pub fn read<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> Result<(), Reason> {
     let offset = if world.ether_type() == ETH_IPV6 {
         let offset = ipv6(world, scratch)?;
         if !Family::has_v6(config) {

@@ -26,8 +26,14 @@ const RESET: usize = 5;
 
 /// Turns the packet into its own refusal; false when there is none to give (it is a reset itself, or a later
 /// fragment, or has IP options).
-#[inline(never)]
+#[inline(always)]
 pub fn answer<W: World>(world: &W, scratch: &mut Scratch) -> bool {
+    world.reject(scratch)
+}
+
+/// The body of [`answer`].
+#[inline(always)]
+pub fn turn<W: World>(world: &W, scratch: &mut Scratch) -> bool {
     let packet = &scratch.packet;
     let header = if packet.is_v6() { Ipv6::LEN } else { 4 * V4 as u32 };
     if packet.l4 != L3 + header || packet.is(Packet::LATER_FRAGMENT) || packet.tcp_flags & tcp::RST != 0 {

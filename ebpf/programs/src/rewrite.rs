@@ -2,6 +2,7 @@
 //! was wrong stays wrong, and one that hardware has yet to finish (CHECKSUM_PARTIAL) stays unfinished.
 
 use crate::parse::{L3, proto};
+use crate::steps::outcome;
 use crate::{Ends, Packet, Scratch, World, sctp};
 use fairlead_abi::{Addr, Be16, Reason};
 
@@ -41,13 +42,18 @@ pub const fn mended(sum: u16, change: u64) -> u16 {
     !(sum as u16)
 }
 
-/// Gives the packet the ends `scratch.to`. A function of its own in the kernel, too: an established flow between pods
-/// does not come here.
+/// Gives the packet the ends `scratch.to`.
 ///
 /// # Errors
 /// `Malformed` when the kernel refuses a write.
-#[inline(never)]
+#[inline(always)]
 pub fn apply<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
+    outcome(world.rewrite(scratch))
+}
+
+/// The body of [`apply`].
+#[inline(always)]
+pub fn write<W: World>(world: &W, scratch: &mut Scratch) -> Result<(), Reason> {
     let (packet, to) = (&scratch.packet, &scratch.to);
     let (v6, sum) = (packet.is_v6(), checksum(packet));
     let covering = match sum {

@@ -3,6 +3,7 @@
 use crate::conntrack;
 use crate::parse::{Packet, proto};
 use crate::{Family, Scratch, World, world::Maps, world::is_own};
+use crate::steps::outcome;
 use fairlead_abi::*;
 
 /// How many backends are tried before a packet is given up.
@@ -12,28 +13,39 @@ const LOCAL_ATTEMPTS: u32 = 32;
 /// How many source ports are tried.
 const PORT_ATTEMPTS: u32 = 16;
 
-/// The service at an address, or at this node's port.
+/// The service at an address, or at this node's port, for a client that is `inside` (a pod or the node) or not.
 #[inline(always)]
-pub fn find<'a, M: Maps>(maps: &'a M, addr: &Addr, port: Be16, proto: u8) -> Option<&'a Service> {
+pub fn find<'a, M: Maps>(
+    maps: &'a M,
+    addr: &Addr,
+    port: Be16,
+    proto: u8,
+    inside: bool,
+) -> Option<&'a Service> {
     if !matches!(proto, proto::TCP | proto::UDP | proto::SCTP) {
         return None;
     }
-    let mut key = ServiceKey { addr: *addr, port, proto, _pad: 0 };
-    if let Some(service) = maps.service(&key) {
-        return Some(service);
+    let mut key = ServiceKey { addr: *addr, port, proto, scope: 0 };
+    let mut found = maps.service(&key);
+    if found.is_none() {
+        let own = Node::SELF | Node::NODE_PORTS;
+        if maps.node(addr).is_none_or(|node| node.flags & own != own) {
+            return None;
+        }
+        key.addr = Addr::UNSPECIFIED;
+        found = maps.service(&key);
     }
-    let own = Node::SELF | Node::NODE_PORTS;
-    if maps.node(addr).is_none_or(|node| node.flags & own != own) {
-        return None;
+    if !inside || found.is_none_or(|service| service.flags & Service::INSIDE == 0) {
+        return found;
     }
-    key.addr = Addr::UNSPECIFIED;
-    maps.service(&key)
+    key.scope = ServiceKey::INSIDE;
+    maps.service(&key).or(found)
 }
 
 /// The service that another node sends to this one without translation.
 #[inline(always)]
 pub fn find_direct<'a, W: World>(world: &'a W, addr: &Addr, port: Be16, proto: u8) -> Option<&'a Service> {
-    let mut key = ServiceKey { addr: *addr, port, proto, _pad: 0 };
+    let mut key = ServiceKey { addr: *addr, port, proto, scope: 0 };
     let mut found = world.service(&key);
     if found.is_none() && world.node(addr).is_some() {
         key.addr = Addr::UNSPECIFIED;
@@ -176,9 +188,10 @@ pub fn holds<M: Maps>(maps: &M, service: u32, slot: u32, addr: &Addr, port: Be16
 
 /// Where a packet for a service comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Origin {
     /// A pod of this node.
-    Pod,
+    Pod = 0,
     /// The uplink. A backend elsewhere sees this node as the client, so that its answer comes back here, or answers the
     /// client itself.
     Uplink,
@@ -199,7 +212,8 @@ pub fn translate<W: World>(
     origin: Origin,
 ) -> Result<bool, Reason> {
     let packet = &scratch.packet;
-    let Some(service) = find(world, &packet.dst, packet.dst_port, packet.proto) else {
+    let inside = origin == Origin::Pod;
+    let Some(service) = find(world, &packet.dst, packet.dst_port, packet.proto, inside) else {
         let unused = net.services().contains(&packet.dst);
         return if unused { Err(Reason::NoService) } else { Ok(false) };
     };
@@ -212,8 +226,20 @@ pub fn translate<W: World>(
 ///
 /// # Errors
 /// `SourceRange`, `NoBackend`, `NoLocalBackend`, `NatExhausted`.
-#[inline(never)]
+#[inline(always)]
 pub fn translate_for<W: World>(
+    world: &W,
+    scratch: &mut Scratch,
+    config: &Config,
+    service: &Service,
+    origin: Origin,
+) -> Result<(), Reason> {
+    outcome(world.translate(scratch, config, service, origin))
+}
+
+/// The body of [`translate_for`].
+#[inline(always)]
+pub fn choose_ends<W: World>(
     world: &W,
     scratch: &mut Scratch,
     config: &Config,
@@ -308,6 +334,10 @@ fn follow<W: World>(world: &W, scratch: &mut Scratch, service: u32) -> bool {
     if nat.expires < now || (again && !holds(world, service, nat.slot, &nat.dst, nat.dst_port)) {
         return false;
     }
+    if again && nat.src != packet.src && !is_ours(world, scratch, &nat) {
+        return false;
+    }
+    let packet = &scratch.packet;
     nat.expires = now.saturating_add(lifetime(packet.proto));
     let to = &mut scratch.to;
     (to.src, to.src_port, to.dst, to.dst_port) = (nat.src, nat.src_port, nat.dst, nat.dst_port);
@@ -315,6 +345,14 @@ fn follow<W: World>(world: &W, scratch: &mut Scratch, service: u32) -> bool {
         scratch.fresh.flags |= CtEntry::SNAT;
     }
     true
+}
+
+/// Whether the port that a client was given is its own yet, or has gone to another one since.
+#[inline(never)]
+fn is_ours<W: World>(world: &W, scratch: &mut Scratch, nat: &NatValue) -> bool {
+    scratch.key.set(&nat.src, nat.src_port, &nat.dst, nat.dst_port, scratch.packet.proto);
+    let Some(flow) = world.flow(&scratch.key) else { return false };
+    flow.expires >= world.now() && same(&flow, &scratch.fresh)
 }
 
 /// How long a translation is kept after its last packet: as long as its flow at most.
@@ -359,9 +397,9 @@ fn assign<W: World>(world: &W, scratch: &mut Scratch, config: &Config, origin: O
     }
 }
 
-/// Whether the flow that is there is this one, whose `NAT` entry was lost.
+/// Whether a flow is of the client and the Service's address that an entry names.
 #[inline(always)]
-fn same(flow: &CtEntry, fresh: &CtEntry) -> bool {
+pub fn same(flow: &CtEntry, fresh: &CtEntry) -> bool {
     flow.flags & CtEntry::DNAT != 0
         && flow.client == fresh.client
         && flow.client_port == fresh.client_port
@@ -385,14 +423,14 @@ fn claim<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> bool {
     let counted = fresh.flags & CtEntry::COUNTED;
     let unordered = CtEntry::DNAT | CtEntry::SNAT | counted | (fresh.flags & CtEntry::FIN_OPENER);
     for attempt in 0..PORT_ATTEMPTS {
-        to.src_port = port(world, net.config);
+        to.src_port = port(world, net.config, &fresh.client, fresh.client_port, attempt);
         let high = scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, scratch.packet.proto);
         fresh.flags = unordered | if high { CtEntry::HIGH_OPENED } else { 0 };
         // Connections that are over hold their ports a little longer; with many a second, no other is left.
         let ended = attempt >= PORT_ATTEMPTS / 2 && scratch.packet.is_syn();
+        let free = |flow: &CtEntry| flow.expires < now || (ended && is_over(flow)) || same(flow, fresh);
         if world.claim_flow(&scratch.key, fresh)
-            || (world.flow(&scratch.key).is_some_and(|flow| flow.expires < now || (ended && is_over(&flow)))
-                && world.set_flow(&scratch.key, fresh))
+            || (world.flow(&scratch.key).is_some_and(|flow| free(&flow)) && world.set_flow(&scratch.key, fresh))
         {
             if counted != 0 {
                 conntrack::count(world, &to.dst, to.dst_port, scratch.packet.proto, fresh.service << 1 | 1);
@@ -410,12 +448,18 @@ pub fn is_over(flow: &CtEntry) -> bool {
     flow.state == CtEntry::CLOSED
 }
 
-/// A port of the range that is this node's for translation.
+/// A port of the range that is this node's for translation. The first that is tried follows from the client's: whoever
+/// connects again from a port is seen again with the same one, so that a server that remembers the connection before it
+/// (TIME-WAIT) finds sequence number and timestamp gone on (RFC 6191) and answers at once. Linux connects from every
+/// second port of 28,232; a range of half as many has one for each.
 #[inline(always)]
-pub fn port<W: World>(world: &W, config: &Config) -> Be16 {
-    let count = u64::from(config.snat_port_max.saturating_sub(config.snat_port_min)) + 1;
-    let offset = (u64::from(world.random()) * count) >> 32;
-    Be16::new(config.snat_port_min.wrapping_add(offset as u16))
+pub fn port<W: World>(world: &W, config: &Config, client: &Addr, own: Be16, attempt: u32) -> Be16 {
+    let count = u32::from(config.snat_port_max.saturating_sub(config.snat_port_min)) + 1;
+    let number = match attempt {
+        0 => (hash_client(client) >> 16) + u32::from(own.get() >> 1),
+        _ => world.random(),
+    };
+    Be16::new(config.snat_port_min.wrapping_add(number.checked_rem(count).unwrap_or_default() as u16))
 }
 
 /// Whether a port is of that range.

@@ -67,7 +67,7 @@ fn translate<M: Maps, S: Sock>(maps: &M, sock: &S, datagram: bool) -> bool {
     let netns = sock.netns();
     let Some(NetnsEntry { role, .. }) = maps.netns(netns).copied() else { return true };
     let (addr, port) = sock.peer();
-    let Some(found) = service::find(maps, &addr, port, proto) else { return true };
+    let Some(found) = service::find(maps, &addr, port, proto, true) else { return true };
     if found.flags & Service::RANGES != 0 && role == NetnsEntry::POD {
         // Whether the client may ask is seen by the address of its packets, which are translated then.
         return true;

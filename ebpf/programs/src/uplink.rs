@@ -4,13 +4,14 @@
 //! untouched, even when it does not parse: it is the stack's.
 
 use crate::conntrack::{self, Parties, admit, forget_translation};
-use crate::parse::{self, ETH_ARP, ETH_IPV4, ETH_IPV6, Packet, icmpv6, proto};
+use crate::parse::{self, ETH_ARP, ETH_IPV4, ETH_IPV6, Ipv4, L3, Packet, icmpv6, proto};
 use crate::service::{self, Origin, is_translated_port};
 use crate::world::{config, is_own};
 use crate::{
     Family, NEXT, Outcome, Scratch, World, announce, deliver, icmp, masquerade, overlay, pod, rewrite,
 };
-use fairlead_abi::{Addr, Config, CtEntry, Reason};
+use fairlead_abi::{Addr, Be16, Config, CtEntry, Reason};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// What comes from outside.
 ///
@@ -30,7 +31,11 @@ pub fn from_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     {
         return Ok(world.redirect(world.ifindex()));
     }
-    if !is_ip(world) || !world.is_for_us() || parse::ip(world, scratch, config).is_err() {
+    if !is_ip(world)
+        || !world.is_for_us()
+        || is_wrapped(world, config)
+        || parse::ip(world, scratch, config).is_err()
+    {
         return Ok(NEXT);
     }
     let net = Family::of(config, &scratch.packet);
@@ -88,6 +93,30 @@ fn is_overlay(net: Family<'_>, packet: &Packet) -> bool {
         && packet.dst_port.0 == net.config.vxlan_port.0
         && net.config.flags & Config::OVERLAY != 0
         && !net.cluster().contains(&packet.src)
+}
+
+/// Where an overlay packet between IPv4 nodes has its ports.
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Wrapped {
+    ip: Ipv4,
+    ports: [Be16; 2],
+}
+
+/// Tells [`is_overlay`] without parsing, for most of what nodes send each other. What it does not tell is parsed.
+#[inline(always)]
+fn is_wrapped<W: World>(world: &W, config: &Config) -> bool {
+    const PLAIN: u8 = 0x45;
+    const DONT_FRAGMENT: u16 = 0x4000;
+    let mut head = Wrapped::default();
+    config.flags & Config::OVERLAY != 0
+        && world.ether_type() == ETH_IPV4
+        && world.load(L3, &mut head)
+        && head.ip.version_ihl == PLAIN
+        && head.ip.proto == proto::UDP
+        && head.ip.fragment.get() & !DONT_FRAGMENT == 0
+        && head.ports[1].0 == config.vxlan_port.0
+        && !config.cluster_v4.contains(&Addr::from_v4_word(head.ip.src))
 }
 
 /// To the pod `scratch.to.dst`.
@@ -188,7 +217,7 @@ fn error<W: World>(world: &W, scratch: &mut Scratch, net: Family<'_>) -> Outcome
 #[inline(always)]
 pub fn to_uplink<W: World>(world: &W, scratch: &mut Scratch) -> Outcome {
     let Ok(config) = config(world) else { return Ok(NEXT) };
-    if !is_ip(world) {
+    if !is_ip(world) || is_wrapped(world, config) {
         return Ok(NEXT);
     }
     let parsed = parse::ip(world, scratch, config);

@@ -1,6 +1,7 @@
 //! Everything outside of the programs: maps, clock and the packet.
 
 use core::ops::DerefMut;
+use crate::Steps;
 use fairlead_abi::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -146,10 +147,10 @@ pub trait Skb {
     fn redirect_neigh(&self, ifindex: u32) -> i32;
 }
 
-/// Both.
-pub trait World: Maps + Skb {}
+/// All of it.
+pub trait World: Steps {}
 
-impl<T: Maps + Skb> World for T {}
+impl<T: Steps> World for T {}
 
 /// The node's configuration, if it is written in this version's layout.
 #[inline(always)]

@@ -263,7 +263,7 @@ mod tests {
     /// Service 7 at .1:53 lost its backend .2:53.
     fn left() -> Left {
         let backend = Backend { addr: addr(2), port: PORT, flags: 0 };
-        let frontend = ServiceKey { addr: addr(1), port: PORT, proto: 17, _pad: 0 };
+        let frontend = ServiceKey { addr: addr(1), port: PORT, proto: 17, scope: 0 };
         Left::new([Gone { service: 7, backend, frontends: vec![frontend] }].into_iter())
     }
 

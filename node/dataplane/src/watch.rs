@@ -564,7 +564,7 @@ pub async fn watch_all(
 ) {
     let reporter = Reporter { controller: "fairlead-dataplane".to_owned(), instance: Some(node) };
     let recorder = Recorder::new(client.clone(), reporter);
-    let report = |policy: &NetworkPolicy| {
+    let report = move |policy: &NetworkPolicy| {
         if let Change::Policy(parsed) = policy.changed()
             && let Some(problem) = parsed.problem
         {
@@ -583,20 +583,17 @@ pub async fn watch_all(
             });
         }
     };
-    let ignore = |_: &_| {};
-    let ignore_namespace = |_: &NamespaceObject| {};
+    // A task each: what is decoded at a start takes every core.
+    let mut watches = tokio::task::JoinSet::new();
+    watches.spawn(watch::<PodObject>(client.clone(), commands.clone(), |_| {}));
+    watches.spawn(watch::<NamespaceObject>(client.clone(), commands.clone(), |_| {}));
+    watches.spawn(watch::<NodeObject>(client.clone(), commands.clone(), |_| {}));
+    watches.spawn(watch::<ServiceObject>(client.clone(), commands.clone(), |_| {}));
+    watches.spawn(watch::<SliceObject>(client.clone(), commands.clone(), |_| {}));
+    watches.spawn(watch::<NetworkPolicy>(client, commands, report));
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = async {
-            tokio::join!(
-                watch::<PodObject>(&client, &commands, |_| {}),
-                watch::<NamespaceObject>(&client, &commands, ignore_namespace),
-                watch::<NodeObject>(&client, &commands, |_| {}),
-                watch::<ServiceObject>(&client, &commands, |_| {}),
-                watch::<SliceObject>(&client, &commands, ignore),
-                watch::<NetworkPolicy>(&client, &commands, report),
-            );
-        } => {}
+        () = async { while watches.join_next().await.is_some() {} } => {}
     }
 }
 
@@ -626,10 +623,17 @@ impl Backoff for Pauses {
     }
 }
 
-async fn watch<K: Watched>(client: &Client, commands: &mpsc::Sender<Command>, seen: impl Fn(&K)) {
+/// Objects of a page of a list. Each page is a request that waits for the one before it.
+const PAGE: u32 = 1000;
+
+async fn watch<K: Watched>(
+    client: Client,
+    commands: mpsc::Sender<Command>,
+    seen: impl Fn(&K) + Send + 'static,
+) {
     // Services of type headless proxies are told apart by their address, so nothing is filtered by selector.
-    let api: Api<K> = Api::all(client.clone());
-    let config = watcher::Config::default().page_size(250);
+    let api: Api<K> = Api::all(client);
+    let config = watcher::Config::default().page_size(PAGE);
     let mut events = Box::pin(watcher(api, config).backoff(Pauses(Pauses::SHORTEST)));
     while let Some(event) = events.next().await {
         let change = match event {

@@ -51,6 +51,14 @@ pub fn cpu(pid: u32) -> anyhow::Result<Cpu> {
     Ok(Cpu { user: user / TICKS, system: system / TICKS })
 }
 
+/// A process and its children.
+pub fn family(pid: u32) -> anyhow::Result<Vec<u32>> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let children = text.split_whitespace().filter_map(|word| word.parse().ok());
+    Ok(std::iter::once(pid).chain(children).collect())
+}
+
 /// How long a process has run, to within a tick.
 pub fn age(pid: u32) -> anyhow::Result<Duration> {
     let path = format!("/proc/{pid}/stat");

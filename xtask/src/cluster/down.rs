@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::{Cluster, RECORDS, containers, network, processes};
+use super::{Cluster, Overlay, RECORDS, containers, network, processes};
 use crate::host;
 use crate::process::{command, exists, output, sh, wait};
 use crate::steps::Steps;
@@ -42,6 +42,7 @@ pub fn run_keeping_docker(steps: &Steps, workspace: &Path, name: &str) -> anyhow
             nodes: 0,
             store: super::Backend::Embedded,
             dual_stack: false,
+            overlay: Overlay::default(),
         },
         None => {
             steps.say(&format!("there is no cluster `{name}`"));

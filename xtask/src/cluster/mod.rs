@@ -73,6 +73,19 @@ pub struct Cluster {
     /// IPv6 beside IPv4; not in the records of before there was a choice.
     #[serde(default)]
     pub dual_stack: bool,
+    #[serde(default)]
+    pub overlay: Overlay,
+}
+
+/// How pods reach those of other nodes.
+#[derive(clap::ValueEnum, Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlay {
+    /// Wrapped in VXLAN between the nodes.
+    #[default]
+    Vxlan,
+    /// Routed as they are.
+    Native,
 }
 
 impl Cluster {

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::supervise::{MARK, Plan, Process};
 use super::{
-    Backend, CLUSTER_DNS, CLUSTER_DOMAIN, Cluster, SERVER_ADDRESS, SERVER_ADDRESS6, down, network, processes,
+    Backend, CLUSTER_DNS, CLUSTER_DOMAIN, Cluster, Overlay, SERVER_ADDRESS, SERVER_ADDRESS6, down, network, processes,
 };
 use crate::process::{command, feed, output, sh, wait};
 use crate::steps::Steps;
@@ -35,6 +35,9 @@ pub struct Args {
     /// Give nodes, pods and Services IPv6 addresses beside the IPv4 ones.
     #[arg(long)]
     pub dual_stack: bool,
+    /// How pods reach those of other nodes.
+    #[arg(long, value_enum, default_value = "vxlan")]
+    pub overlay: Overlay,
     /// Stop when the nodes are Ready, without running the demo.
     #[arg(long)]
     pub no_demo: bool,
@@ -50,6 +53,7 @@ impl Args {
             nodes: 2,
             store: Backend::Embedded,
             dual_stack: false,
+            overlay: Overlay::Vxlan,
             no_demo: true,
             consent: host::Consent { no_install: false },
         }
@@ -65,6 +69,7 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
         nodes: usize::from(args.nodes),
         store: args.store,
         dual_stack: args.dual_stack,
+        overlay: args.overlay,
     };
     let _lock = lock(&cluster.name)?;
     if let Some(existing) = Cluster::load(&cluster.name)?
@@ -106,14 +111,15 @@ fn is_settled(steps: &Steps, existing: &Cluster, wanted: &Cluster) -> anyhow::Re
         down::run(steps, &existing.workspace, &existing.name)?;
         return Ok(false);
     }
-    let shape = |cluster: &Cluster| (cluster.nodes, cluster.store, cluster.dual_stack);
+    let shape = |cluster: &Cluster| (cluster.nodes, cluster.store, cluster.dual_stack, cluster.overlay);
     if alive && shape(existing) != shape(wanted) {
         bail!(
-            "cluster `{}` runs with {} nodes, the {:?} store and {}: `cargo xtask down` first to change that",
+            "cluster `{}` runs with {} nodes, the {:?} store, {} and overlay {:?}: `cargo xtask down` first to change that",
             existing.name,
             existing.nodes,
             existing.store,
-            if existing.dual_stack { "IPv4 and IPv6" } else { "IPv4 alone" }
+            if existing.dual_stack { "IPv4 and IPv6" } else { "IPv4 alone" },
+            existing.overlay
         );
     }
     if alive && host::docker_answers().is_ok() && nodes_ready(existing).is_ok() {
@@ -347,7 +353,7 @@ fn apply(cluster: &Cluster) -> anyhow::Result<()> {
             "apiserver-port": PORT.to_string(),
             "cluster-cidr": cluster.cluster_cidr(),
             "service-cidr": cluster.service_cidr(),
-            "overlay": "vxlan",
+            "overlay": cluster.overlay,
             "cluster-dns": CLUSTER_DNS,
             "cluster-domain": CLUSTER_DOMAIN,
         },

@@ -144,5 +144,7 @@ pub fn seconds(stamp: jiff::Timestamp) -> String {
 
 /// `2026-01-02T03:04:05.000000Z`
 pub fn micros(stamp: jiff::Timestamp) -> String {
-    format!("{}.{:06}Z", stamp.strftime("%Y-%m-%dT%H:%M:%S"), stamp.subsec_nanosecond() / 1000)
+    // Before 1970 the fraction counts down.
+    let nanos = stamp.subsec_nanosecond().rem_euclid(1_000_000_000);
+    format!("{}.{:06}Z", stamp.strftime("%Y-%m-%dT%H:%M:%S"), nanos / 1000)
 }

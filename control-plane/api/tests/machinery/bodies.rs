@@ -102,6 +102,12 @@ fn wrong_kinds_and_types_are_refused() {
             json!({"spec": {"replicas": 1.5}}),
             "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32",
         ),
+        (
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            json!({"spec": {"versions": [{"subresources": {"status": 1}}]}}),
+            "CustomResourceDefinition in version \"v1\" cannot be handled as a CustomResourceDefinition: json: cannot unmarshal number into Go struct field CustomResourceSubresources.spec.versions.subresources.status of type v1.CustomResourceSubresourceStatus",
+        ),
     ] {
         let refused = create(plural, group, &body.to_string(), FieldValidation::Warn).expect_err(words);
         assert_eq!(refused, words);
@@ -187,6 +193,12 @@ fn yaml_lines_break_at_the_first_space_after_eighty_columns() {
     }
     let text = format!("{} end", "x".repeat(90));
     assert_eq!(yaml::write(&json!({"m": text})), format!("m: {}\n  end\n", "x".repeat(90)));
+    // A key is on one line, or it is none.
+    for key in [text.clone(), format!("* {text}")] {
+        let value = json!({"m": {key: "v"}});
+        assert_eq!(yaml::write(&value).lines().count(), 2);
+        assert_eq!(yaml::parse(&yaml::write(&value)).expect("what was written").value, value);
+    }
 }
 
 #[test]

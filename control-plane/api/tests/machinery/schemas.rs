@@ -106,6 +106,7 @@ fn times_take_their_canonical_form() {
     };
     assert_eq!(lease("2026-01-02T03:04:05.678901Z"), "2026-01-02T03:04:05.678901Z");
     assert_eq!(lease("2026-01-02T03:04:05+02:00"), "2026-01-02T01:04:05.000000Z");
+    assert_eq!(lease("1913-01-02T03:04:05.123456Z"), "1913-01-02T03:04:05.123456Z");
     let run =
         normal("io.k8s.api.core.v1.ContainerStateRunning", json!({"startedAt": "2026-01-02T03:04:05.9Z"}));
     assert_eq!(run["startedAt"], "2026-01-02T03:04:05Z");

@@ -9,6 +9,7 @@ mod feed;
 mod item;
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Bound,
     sync::{Arc, OnceLock},
@@ -227,7 +228,7 @@ impl Cache {
         let current = below(&state.items, query.prefix, query.after);
         match past {
             None => current.for_each(|(_, item)| take(item)),
-            Some(past) => merge(current, past, query).iter().for_each(take),
+            Some(past) => merge(current, below(&past, query.prefix, query.after)).for_each(take),
         }
         Ok(snapshot)
     }
@@ -309,33 +310,46 @@ impl State {
     }
 }
 
-fn below<'a>(
-    items: &'a BTreeMap<Arc<str>, Arc<Item>>,
-    prefix: &'a str,
-    after: Option<&'a str>,
-) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Item>)> {
+/// What lies below a prefix, in the order of keys. No key is compared beyond the two ends.
+fn below<'a, V>(
+    items: &'a BTreeMap<Arc<str>, V>,
+    prefix: &str,
+    after: Option<&str>,
+) -> impl Iterator<Item = (&'a Arc<str>, &'a V)> {
     let from = match after {
         Some(after) if after >= prefix => Bound::Excluded(after),
         _ => Bound::Included(prefix),
     };
-    items.range::<str, _>((from, Bound::Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
+    // Prefixes are whole segments: what follows the slash in ASCII follows them all.
+    let end = prefix.strip_suffix('/').map(|namespace| format!("{namespace}0"));
+    let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+    // A place beyond the end is the end.
+    let beyond = matches!((from, to), (Bound::Excluded(from), Bound::Excluded(to)) if from >= to);
+    let to = if beyond { Bound::Included(after.unwrap_or(prefix)) } else { to };
+    items.range::<str, _>((from, to))
 }
 
-/// The present with the past put over it.
+/// The present with the past put over it, each in the order of keys.
 fn merge<'a>(
     current: impl Iterator<Item = (&'a Arc<str>, &'a Arc<Item>)>,
-    past: BTreeMap<Arc<str>, Option<Arc<Item>>>,
-    query: Query<'_>,
-) -> Vec<Arc<Item>> {
-    let mut merged: BTreeMap<Arc<str>, Arc<Item>> =
-        current.filter(|(key, _)| !past.contains_key(*key)).map(|(k, v)| (k.clone(), v.clone())).collect();
-    for (key, item) in past {
-        let wanted = key.starts_with(query.prefix) && query.after.is_none_or(|after| &*key > after);
-        if let (true, Some(item)) = (wanted, item) {
-            merged.insert(key, item);
+    past: impl Iterator<Item = (&'a Arc<str>, &'a Option<Arc<Item>>)>,
+) -> impl Iterator<Item = &'a Arc<Item>> {
+    let (mut current, mut past) = (current.peekable(), past.peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let Some((key, item)) = past.peek() else { return current.next().map(|(_, item)| item) };
+            match current.peek().map(|(now, _)| now.cmp(key)) {
+                Some(Ordering::Less) => return current.next().map(|(_, item)| item),
+                Some(Ordering::Equal) => drop(current.next()),
+                Some(Ordering::Greater) | None => {}
+            }
+            let was = item.as_ref();
+            past.next();
+            if was.is_some() {
+                return was;
+            }
         }
-    }
-    merged.into_values().collect()
+    })
 }
 
 /// The caches of all resources.
@@ -449,6 +463,30 @@ mod tests {
         assert_eq!(keys(&cache, Some(3)), ["a/x@3", "a/y@2"]);
         assert_eq!(keys(&cache, Some(2)), ["a/x@1", "a/y@2"]);
         assert_eq!(keys(&cache, Some(1)), ["a/x@1"]);
+    }
+
+    #[test]
+    fn pages_go_on_where_they_stopped_now_and_then() {
+        let cache = cache();
+        for (revision, key) in ["a/b", "a/d", "a/f", "a/h", "a-b/x", "b/x"].into_iter().enumerate() {
+            put(&cache, key, revision as u64 + 1);
+        }
+        cache.apply(7, vec![("a/d".into(), None), ("a/c".into(), Some(item(&cache, "a/c", 7, 1)))]);
+        cache.apply(8, vec![("a/z".into(), Some(item(&cache, "a/z", 8, 1)))]);
+        let page = |after: Option<&str>, at| {
+            let query = Query { prefix: "a/", after, limit: 2, at };
+            let page = cache.list(query, 8, |_| true).unwrap();
+            let keys: Vec<String> = page.items.iter().map(|item| item.key.to_string()).collect();
+            (keys.join(" "), page.more, page.remaining)
+        };
+        assert_eq!(page(None, None), ("a/b a/c".into(), true, 3));
+        assert_eq!(page(Some("a/c"), None), ("a/f a/h".into(), true, 1));
+        assert_eq!(page(None, Some(6)), ("a/b a/d".into(), true, 2));
+        assert_eq!(page(Some("a/d"), Some(6)), ("a/f a/h".into(), false, 0));
+        // Whatever a client says it has seen.
+        for (after, first) in [("", "a/b a/c"), ("a", "a/b a/c"), ("a/", "a/b a/c"), ("a/zz", ""), ("zz", "")] {
+            assert_eq!(page(Some(after), None).0, first, "{after}");
+        }
     }
 
     #[test]

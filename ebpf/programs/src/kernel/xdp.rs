@@ -11,7 +11,7 @@ use core::ptr;
 use fairlead_abi::{Addr, Be16, Counter};
 use fairlead_programs::early::Wire;
 use fairlead_programs::parse::L3;
-use fairlead_programs::{Ends, Packet, Scratch, Skb, rewrite};
+use fairlead_programs::{Ends, Packet, Scratch, Skb, Steps, rewrite};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 #[map]
@@ -184,6 +184,9 @@ impl Skb for Frame {
         xdp_action::XDP_PASS as i32
     }
 }
+
+/// Only few of the steps are taken here, each in one place.
+impl Steps for Frame {}
 
 impl Wire for Frame {
     #[inline(always)]

@@ -75,10 +75,15 @@ pub fn frontend(key: &ServiceKey, value: &Service) -> (String, String) {
     if value.affinity_seconds != 0 {
         let _ = write!(text, ", affinity {} s", value.affinity_seconds);
     }
-    let names =
-        [(Service::LOCAL, "local"), (Service::RANGES, "source-ranges"), (Service::DSR, "direct-return")];
+    let names = [
+        (Service::LOCAL, "local"),
+        (Service::RANGES, "source-ranges"),
+        (Service::DSR, "direct-return"),
+        (Service::INSIDE, "others-inside"),
+    ];
     text += &flags(value.flags, &names);
-    (format!("{}/{}", socket(key.addr, key.port.get()), protocol(key.proto)), text)
+    let scope = if key.scope == ServiceKey::INSIDE { " from inside" } else { "" };
+    (format!("{}/{}{scope}", socket(key.addr, key.port.get()), protocol(key.proto)), text)
 }
 
 /// An entry of BACKENDS.

@@ -29,6 +29,36 @@ pub(super) struct Entries {
     pub(super) ranges: BTreeSet<(u32, IpNet)>,
 }
 
+/// The same as it is kept: most Services have one or two of each, for which a tree's nodes would be ten times too big.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) frontends: Box<[(FrontendKey, Frontend)]>,
+    pub(super) sets: Box<[(u32, Set)]>,
+    pub(super) ranges: Box<[(u32, IpNet)]>,
+}
+
+impl From<Entries> for Packed {
+    fn from(entries: Entries) -> Self {
+        let mut sets: Box<[(u32, Set)]> = entries.sets.into_iter().collect();
+        sets.iter_mut().for_each(|(_, set)| set.backends.shrink_to_fit());
+        Packed {
+            frontends: entries.frontends.into_iter().collect(),
+            sets,
+            ranges: entries.ranges.into_iter().collect(),
+        }
+    }
+}
+
+impl From<Packed> for Entries {
+    fn from(packed: Packed) -> Self {
+        Entries {
+            frontends: packed.frontends.into_iter().collect(),
+            sets: packed.sets.into_iter().collect(),
+            ranges: packed.ranges.into_iter().collect(),
+        }
+    }
+}
+
 impl Entries {
     pub(super) fn backends(&self) -> usize {
         self.sets.values().map(|set| set.backends.len()).sum()
@@ -41,12 +71,15 @@ pub(super) struct FrontendKey {
     pub(super) address: IpAddr,
     pub(super) port: u16,
     pub(super) protocol: Protocol,
+    /// For pods and the node itself alone.
+    pub(super) inside: bool,
 }
 
 impl FrontendKey {
     pub(super) fn wire(self) -> ServiceKey {
         let addr = if self.address.is_unspecified() { Addr::UNSPECIFIED } else { Addr::from(self.address) };
-        ServiceKey { addr, port: Be16::new(self.port), proto: self.protocol.number(), _pad: 0 }
+        let scope = if self.inside { ServiceKey::INSIDE } else { 0 };
+        ServiceKey { addr, port: Be16::new(self.port), proto: self.protocol.number(), scope }
     }
 }
 
@@ -144,7 +177,9 @@ pub(super) fn difference(previous: &Entries, wanted: &Entries) -> ServiceChange 
         change.remove_backends.extend(slots.map(|slot| BackendKey { service: *service, slot: slot as u32 }));
         if before.protocol == Protocol::Udp {
             let led = previous.frontends.iter().filter(|(_, frontend)| frontend.id == *service);
-            let frontends: Vec<ServiceKey> = led.map(|(key, _)| key.wire()).collect();
+            // Flows remember the address that was asked, whoever asked.
+            let frontends: Vec<ServiceKey> =
+                led.map(|(key, _)| ServiceKey { scope: 0, ..key.wire() }).collect();
             let left = before.backends.iter().filter(|old| now.is_none_or(|set| !set.backends.contains(old)));
             change.gone.extend(left.map(|backend| Gone {
                 service: *service,

@@ -12,7 +12,7 @@ use fairlead_abi::{Addr, Backend, BackendKey, Be16, Service as Frontend, map};
 
 pub use super::entries::{Gone, ServiceChange};
 use super::{
-    entries::{Entries, FrontendKey, Set, difference, keep_slots},
+    entries::{Entries, FrontendKey, Packed, Set, difference, keep_slots},
     health::{Checks, Health},
     maglev,
     reach::{Candidate, Place, reachable},
@@ -81,12 +81,12 @@ pub struct ServiceTable {
     host_ports: HashMap<Key, Vec<HostPort>>,
     /// By namespace and name, so that those of one namespace are found without the others.
     slices: BTreeMap<Key, EndpointSlice>,
-    slices_of: HashMap<Key, BTreeSet<Key>>,
+    slices_of: HashMap<Key, Vec<Key>>,
     /// Weights of pods that have one.
     weights: HashMap<IpAddr, u16>,
     numbers: Numbers<SetName>,
     held: HashMap<Key, Vec<Arc<SetName>>>,
-    planned: HashMap<Key, Entries>,
+    planned: HashMap<Key, Packed>,
     owners: HashMap<FrontendKey, Key>,
     contested: HashMap<FrontendKey, BTreeSet<Key>>,
     dirty: HashSet<Key>,
@@ -185,7 +185,11 @@ impl ServiceTable {
         }
         self.remove_slice(&slice.key.clone());
         self.dirty.insert(slice.service.clone());
-        self.slices_of.entry(slice.service.clone()).or_default().insert(slice.key.clone());
+        let of = self.slices_of.entry(slice.service.clone()).or_default();
+        if let Err(at) = of.binary_search(&slice.key) {
+            of.reserve_exact(1);
+            of.insert(at, slice.key.clone());
+        }
         self.slices.insert(slice.key.clone(), slice);
     }
 
@@ -193,7 +197,7 @@ impl ServiceTable {
     pub fn remove_slice(&mut self, key: &Key) {
         let Some(slice) = self.slices.remove(key) else { return };
         if let Some(keys) = self.slices_of.get_mut(&slice.service) {
-            keys.remove(key);
+            keys.retain(|held| held != key);
             if keys.is_empty() {
                 self.slices_of.remove(&slice.service);
             }
@@ -266,7 +270,7 @@ impl ServiceTable {
     }
 
     fn settle_one(&mut self, key: &Key) -> ServiceChange {
-        let previous = self.planned.remove(key).unwrap_or_default();
+        let previous = self.planned.remove(key).map(Entries::from).unwrap_or_default();
         let (wanted, names) = self.entries(key, &previous);
         let change = difference(&previous, &wanted);
         self.settle_check(key);
@@ -288,7 +292,7 @@ impl ServiceTable {
         if wanted == Entries::default() {
             self.held.remove(key);
         } else {
-            self.planned.insert(key.clone(), wanted);
+            self.planned.insert(key.clone(), wanted.into());
         }
         change
     }
@@ -324,7 +328,8 @@ impl ServiceTable {
                 vec![port.address]
             };
             for address in addresses {
-                self.add_frontend(key, address, port.port, port.protocol, frontend, &mut building);
+                let at = FrontendKey { address, port: port.port, protocol: port.protocol, inside: false };
+                self.add_frontend(key, at, frontend, &mut building);
             }
         }
         (building.entries, building.names)
@@ -428,43 +433,73 @@ impl ServiceTable {
     ) {
         for side in [Side::Cluster, Side::External, Side::Balancer] {
             let addresses = self.addresses(service, port, family, side);
-            if addresses.is_empty() {
-                continue;
-            }
             let local = if side == Side::Cluster { service.internal_local } else { service.external_local };
-            let algorithm = self.algorithm(service, side);
-            let number = self.add_set(service, port, family, local, algorithm, previous, building);
-            let Some(set) = building.entries.sets.get(&number) else { continue };
-            let algorithm = if algorithm == Algorithm::Maglev && set.weights.is_none() {
-                // Too many backends for a table.
-                Algorithm::Random
-            } else {
-                algorithm
-            };
-            let uneven = set.weights.as_ref().is_some_and(|weights| weights.iter().any(|w| *w != weights[0]));
-            let mut flags = if local { Frontend::LOCAL } else { 0 };
-            // A local backend answers by itself anyway.
-            if service.direct_return && side != Side::Cluster && !local && algorithm == Algorithm::Maglev {
-                flags |= Frontend::DSR;
-            }
-            if let Some(ranges) = service.source_ranges.as_ref().filter(|_| side == Side::Balancer) {
-                // Ranges of the other family alone leave nobody: they were meant to restrict.
-                flags |= Frontend::RANGES;
-                let of_family = ranges.iter().filter(|range| Family::of(range.addr()) == family);
-                building.entries.ranges.extend(of_family.map(|range| (number, range.trunc())));
-            }
-            let frontend = Frontend {
-                id: number,
-                backends: set.backends.len() as u32,
-                flags,
-                affinity_seconds: service.affinity_seconds,
-                algorithm: algorithm.number(),
-                table: if uneven || algorithm == Algorithm::Maglev { number } else { 0 },
-            };
-            for (address, number) in addresses {
-                self.add_frontend(&service.key, address, number, port.protocol, frontend, building);
+            // The external policy is about clients outside; others are served as at the cluster addresses (KEP-1669).
+            let scopes: &[bool] = if local && side != Side::Cluster { &[true, false] } else { &[false] };
+            for inside in scopes.iter().filter(|_| !addresses.is_empty()) {
+                let local = local && !inside;
+                let Some(mut frontend) = self.frontend(service, port, family, side, local, previous, building)
+                else {
+                    continue;
+                };
+                if scopes.len() > 1 && !inside {
+                    frontend.flags |= Frontend::INSIDE;
+                }
+                for (address, number) in &addresses {
+                    let key = FrontendKey {
+                        address: *address,
+                        port: *number,
+                        protocol: port.protocol,
+                        inside: *inside,
+                    };
+                    self.add_frontend(&service.key, key, frontend, building);
+                }
             }
         }
+    }
+
+    /// What one side of a Service's port leads to, with its set.
+    #[expect(clippy::too_many_arguments, reason = "each says another part of what is asked")]
+    fn frontend(
+        &mut self,
+        service: &Service,
+        port: &ServicePort,
+        family: Family,
+        side: Side,
+        local: bool,
+        previous: &Entries,
+        building: &mut Building,
+    ) -> Option<Frontend> {
+        let external = side != Side::Cluster && (local || !service.external_local);
+        let algorithm = self.algorithm(service, if external { side } else { Side::Cluster });
+        let number = self.add_set(service, port, family, local, algorithm, previous, building);
+        let set = building.entries.sets.get(&number)?;
+        let algorithm = if algorithm == Algorithm::Maglev && set.weights.is_none() {
+            // Too many backends for a table.
+            Algorithm::Random
+        } else {
+            algorithm
+        };
+        let uneven = set.weights.as_ref().is_some_and(|weights| weights.iter().any(|w| *w != weights[0]));
+        let mut flags = if local { Frontend::LOCAL } else { 0 };
+        // A local backend answers by itself anyway.
+        if service.direct_return && external && !local && algorithm == Algorithm::Maglev {
+            flags |= Frontend::DSR;
+        }
+        if let Some(ranges) = service.source_ranges.as_ref().filter(|_| side == Side::Balancer) {
+            // Ranges of the other family alone leave nobody: they were meant to restrict.
+            flags |= Frontend::RANGES;
+            let of_family = ranges.iter().filter(|range| Family::of(range.addr()) == family);
+            building.entries.ranges.extend(of_family.map(|range| (number, range.trunc())));
+        }
+        Some(Frontend {
+            id: number,
+            backends: set.backends.len() as u32,
+            flags,
+            affinity_seconds: service.affinity_seconds,
+            algorithm: algorithm.number(),
+            table: if uneven || algorithm == Algorithm::Maglev { number } else { 0 },
+        })
     }
 
     /// Addresses with ports at which one side of a Service is asked.
@@ -578,13 +613,10 @@ impl ServiceTable {
     fn add_frontend(
         &mut self,
         owner: &Key,
-        address: IpAddr,
-        port: u16,
-        protocol: Protocol,
+        key: FrontendKey,
         frontend: Frontend,
         building: &mut Building,
     ) {
-        let key = FrontendKey { address, port, protocol };
         match self.owners.get(&key) {
             Some(other) if other != owner => {
                 self.contested.entry(key).or_default().insert(owner.clone());

@@ -52,7 +52,7 @@ impl Maps {
 
     fn frontend(&self, address: &str, port: u16) -> Frontend {
         let address = address.parse().expect("an address");
-        self.frontends[&FrontendKey { address, port, protocol: Protocol::Tcp }.wire()]
+        self.frontends[&FrontendKey { address, port, protocol: Protocol::Tcp, inside: false }.wire()]
     }
 
     #[track_caller]
@@ -75,7 +75,7 @@ impl Maps {
 
     fn backends_of(&self, address: &str, port: u16) -> Option<Vec<String>> {
         let address: IpAddr = address.parse().expect("an address");
-        let key = FrontendKey { address, port, protocol: Protocol::Tcp }.wire();
+        let key = FrontendKey { address, port, protocol: Protocol::Tcp, inside: false }.wire();
         let frontend = self.frontends.get(&key)?;
         let mut backends: Vec<String> = (0..frontend.backends)
             .map(|slot| self.backends[&BackendKey { service: frontend.id, slot }])
@@ -154,8 +154,17 @@ fn local_policies_use_only_backends_of_this_node() {
     maps.apply(&table.settle());
     assert_eq!(maps.backends_of("0.0.0.0", 30080), Some(vec!["10.244.0.2:8080".to_owned()]));
     assert_eq!(maps.backends_of("10.96.0.10", 80).map(|backends| backends.len()), Some(2));
-    let key = FrontendKey { address: Family::V4.unspecified(), port: 30080, protocol: Protocol::Tcp }.wire();
-    assert_eq!(maps.frontends[&key].flags, Frontend::LOCAL);
+    let key = FrontendKey { address: Family::V4.unspecified(), port: 30080, protocol: Protocol::Tcp, inside: false }.wire();
+    assert_eq!(maps.frontends[&key].flags, Frontend::LOCAL | Frontend::INSIDE);
+    // Pods and the node are no outside.
+    let inside = maps.frontends[&ServiceKey { scope: ServiceKey::INSIDE, ..key }];
+    assert_eq!((inside.flags, inside.backends), (0, 2));
+    table.set_service(service());
+    maps.apply(&table.settle());
+    assert!(maps.frontends.keys().all(|key| key.scope == 0));
+    table.remove_service(&Key::new("shop", "web"));
+    maps.apply(&table.settle());
+    maps.check_empty();
 }
 
 #[test]

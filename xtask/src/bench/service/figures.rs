@@ -14,8 +14,12 @@ pub const FAR_KEPT: Figure =
     figure("request/response by ClusterIP, other node, vs clean", "", AtLeast(0.98), "0.78");
 pub const NFT_NEAR: Figure = figure("  nftables here: short connections, same node", "", Aim::None, "0.78");
 pub const NFT_FAR: Figure = figure("  nftables here: short connections, other node", "", Aim::None, "0.73");
-pub const NODE_PORT: Figure =
-    figure("NodePort from outside, short connections, vs clean", "", AtLeast(0.90), "0.78");
+pub const PORT_NEAR: Figure =
+    figure("NodePort from outside, backend there, short, vs clean", "", AtLeast(0.90), "0.78");
+pub const PORT_FAR: Figure =
+    figure("NodePort from outside by a node between, short, vs clean", "", AtLeast(0.90), "0.78");
+pub const NFT_PORT_NEAR: Figure = figure("  nftables here: from outside, backend there", "", Aim::None, "0.78");
+pub const NFT_PORT_FAR: Figure = figure("  nftables here: from outside by a node between", "", Aim::None, "0.78");
 pub const OVERLAY_SHORT: Figure = figure("overlay vs kernel vxlan, short connections", "", AtLeast(1.0), "");
 pub const OVERLAY_KEPT: Figure = figure("overlay vs kernel vxlan, request/response", "", AtLeast(1.0), "");
 pub const OVERLAY_STREAM: Figure = figure("overlay vs kernel vxlan, stream", "", AtLeast(1.0), "");
@@ -32,6 +36,10 @@ pub const APPEAR: Figure =
 pub const START: Figure =
     figure("start of a dataplane -> all maps written", "s", AtMost(1.0), "0.08; 0.19; 15.3");
 pub const MEMORY: Figure = figure("dataplane RSS", "MiB", Aim::None, "58; 75; 203");
+pub const COST: Figure = figure("Service in a test run, less one of nothing", "ns", AtMost(100.0), "");
+pub const COST_COLD: Figure = figure("  one of many, each run by itself", "ns", Aim::None, "");
+pub const NAMES: Figure = figure("DNS answers from cache per CPU second", "/s", AtLeast(50_000.0), "");
+pub const NAMES_P99: Figure = figure("  p99 of 4 questions at a time", "ms", AtMost(1.0), "");
 pub const BROKEN: Figure =
     figure("of 40 held connections broken or late > 50 ms by kill -9", "", AtMost(0.0), "0");
 
@@ -43,7 +51,10 @@ pub const ROWS: &[Figure] = &[
     FAR_KEPT,
     NFT_NEAR,
     NFT_FAR,
-    NODE_PORT,
+    PORT_NEAR,
+    PORT_FAR,
+    NFT_PORT_NEAR,
+    NFT_PORT_FAR,
     OVERLAY_SHORT,
     OVERLAY_KEPT,
     OVERLAY_STREAM,
@@ -57,4 +68,8 @@ pub const ROWS: &[Figure] = &[
     START,
     MEMORY,
     BROKEN,
+    COST,
+    COST_COLD,
+    NAMES,
+    NAMES_P99,
 ];

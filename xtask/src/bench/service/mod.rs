@@ -19,20 +19,24 @@ use crate::bench::client::{Connection, Target};
 use crate::bench::load::{connect, drive};
 use crate::bench::report::{self, Column, Figure, number};
 use crate::bench::{machine, service::paths::Kind};
-use crate::cluster::{self, Cluster, OUTSIDE};
+use crate::cluster::{self, CLUSTER_DNS, Cluster, OUTSIDE, Overlay};
 use crate::host;
 use crate::process::{command, feed, output, wait};
 use crate::steps::Steps;
 use figures as f;
-use paths::{PORT, Servers, Set, VIRTUAL, inside};
+use paths::{DETOUR, PORT, Servers, Set, VIRTUAL, inside};
 
-/// The cluster of the measurement; `up`'s own has another name.
+/// The cluster of the measurement; `up`'s own has another name. It routes between nodes, as the namespaces do that it is
+/// compared with.
 const CLUSTER: &str = "fairlead-bench";
+/// The cluster whose overlay is measured.
+const WRAPPED: &str = "fairlead-bench-vxlan";
 /// In the part of the range that the allocator leaves to those who name their address (KEP-3070).
 const NEAR: &str = "10.96.0.201";
 const FAR: &str = "10.96.0.202";
 const FLIP: &str = "10.96.0.203";
-const NODE_PORT: u16 = 31999;
+const NEAR_PORT: u16 = 31998;
+const FAR_PORT: u16 = 31999;
 /// Rulesets beyond this many Services take nft minutes to load.
 const MOST_RULES: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,7 +52,8 @@ pub struct Args {
     /// Seconds that each path is measured for in a round.
     #[arg(long, default_value_t = 0.7)]
     seconds: f64,
-    /// Leave the cluster and its Services running (`cargo xtask down --name fairlead-bench` removes them).
+    /// Leave the clusters and their Services running (`cargo xtask down --name fairlead-bench` and `--name
+    /// fairlead-bench-vxlan` remove them).
     #[arg(long)]
     keep: bool,
 }
@@ -56,15 +61,18 @@ pub struct Args {
 pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     host::require_root("bench service")?;
     println!("{}", machine::describe());
-    let up = cluster::up::Args::plain(CLUSTER);
-    cluster::up::run(steps, workspace, &up)?;
+    for (name, overlay) in [(CLUSTER, Overlay::Native), (WRAPPED, Overlay::Vxlan)] {
+        cluster::up::run(steps, workspace, &cluster::up::Args { overlay, ..cluster::up::Args::plain(name) })?;
+    }
     let mut columns = Vec::new();
     let measured = measure(steps, workspace, args, &mut columns);
     // What was measured is shown, whatever ended it.
     println!();
     report::print(f::ROWS, &columns, "kube-proxy");
     if !args.keep {
-        cluster::down::run(steps, workspace, CLUSTER)?;
+        for name in [WRAPPED, CLUSTER] {
+            cluster::down::run(steps, workspace, name)?;
+        }
     }
     measured.map(|()| ExitCode::SUCCESS)
 }
@@ -92,6 +100,8 @@ const STAGES: &[(&str, Stage)] = &[
     ("changing endpoints", |bench, column| bench.changes(column)),
     ("adding Services", |bench, column| bench.additions(column)),
     ("killing the dataplane under connections", |bench, column| bench.kill(column)),
+    ("asking for names", |bench, column| bench.names(column)),
+    ("running the programs by themselves", |bench, column| bench.cost(column)),
 ];
 
 /// A path that is measured: from a namespace to an address, by a mode of `toolbox ask`.
@@ -100,6 +110,7 @@ struct PathName(&'static str, &'static str);
 
 struct Bench<'a> {
     args: &'a Args,
+    workspace: &'a Path,
     runtime: tokio::runtime::Runtime,
     cluster: Cluster,
     toolbox: PathBuf,
@@ -109,28 +120,37 @@ struct Bench<'a> {
     _servers: Servers,
     /// The pods of node1 and node2: network namespace and address.
     pods: [(PathBuf, String); 2],
+    /// The same of the cluster with the overlay.
+    wrapped: [(PathBuf, String); 2],
+    /// What the programs' own test printed about their cost.
+    cost: Option<String>,
     /// Idle Services made so far, and Services added by measurements.
     made: usize,
     added: usize,
 }
 
 impl<'a> Bench<'a> {
-    fn new(workspace: &Path, args: &'a Args, runtime: tokio::runtime::Runtime) -> anyhow::Result<Bench<'a>> {
+    fn new(
+        workspace: &'a Path,
+        args: &'a Args,
+        runtime: tokio::runtime::Runtime,
+    ) -> anyhow::Result<Bench<'a>> {
         let cluster = Cluster::load(CLUSTER)?.context("the cluster is gone")?;
         let toolbox = host::binaries(workspace)?.join("toolbox");
         let port = std::fs::read_to_string(cluster.state().join("port"))?.trim().parse()?;
         let target = Target::admin(&cluster.server_data(), port)?;
-        feed(&mut cluster.kubectl(&["apply", "-f", "-"]), objects::servers().as_bytes())?;
-        let rollout = ["rollout", "status", "daemonset/pod", "-n", objects::NAMESPACE, "--timeout=90s"];
-        output(&mut cluster.kubectl(&rollout))?;
-        let pods = [pod(&cluster, "node1")?, pod(&cluster, "node2")?];
-        let servers = Servers::start(&toolbox, &pods.clone().map(|(namespace, _)| namespace))?;
+        let pods = start_pods(&cluster)?;
+        let wrapped = start_pods(&Cluster::load(WRAPPED)?.context("the cluster with the overlay is gone")?)?;
+        let namespaces: Vec<PathBuf> =
+            pods.iter().chain(&wrapped).map(|(namespace, _)| namespace.clone()).collect();
+        let servers = Servers::start(&toolbox, &namespaces)?;
         let mut sets = Vec::new();
         for kind in [Kind::Clean, Kind::Nftables, Kind::Vxlan] {
             sets.push((kind, Set::make(kind, &toolbox)?));
         }
         let mut bench = Bench {
             args,
+            workspace,
             runtime,
             cluster,
             toolbox,
@@ -139,13 +159,15 @@ impl<'a> Bench<'a> {
             sets,
             _servers: servers,
             pods,
+            wrapped,
+            cost: None,
             made: 0,
             added: 0,
         };
         let [near, far] = bench.pods.clone().map(|(_, address)| address);
         let mut requests = Vec::new();
         for (name, address, pod, node_port) in
-            [("near", NEAR, &near, None), ("far", FAR, &far, Some(NODE_PORT)), ("flip", FLIP, &near, None)]
+            [("near", NEAR, &near, Some(NEAR_PORT)), ("far", FAR, &far, Some(FAR_PORT)), ("flip", FLIP, &near, None)]
         {
             let port = if name == "flip" { 9000 } else { PORT };
             requests.push(objects::slice(name, std::slice::from_ref(pod), port));
@@ -219,25 +241,31 @@ impl<'a> Bench<'a> {
         let (clean, nft) = (self.set(Kind::Clean)?, self.set(Kind::Nftables)?);
         let vxlan = self.set(Kind::Vxlan)?;
         let (client, outside) = (self.pods[0].0.clone(), self.node(OUTSIDE));
-        let far = &self.pods[1].1;
-        let near_pod = format!("10.50.1.3:{PORT}");
-        let far_pod = format!("10.50.2.3:{PORT}");
+        let [(wrapped, _), (_, wrapped_far)] = &self.wrapped;
+        let (near_pod, far_pod) = (format!("10.50.1.3:{PORT}"), format!("10.50.2.3:{PORT}"));
+        let node = Cluster::node_address(0);
         let mut paths = Vec::new();
-        let mut add = |what: &'static str, modes: &[&'static str], from: PathBuf, to: String| {
-            paths.extend(modes.iter().map(|mode| (PathName(what, mode), from.clone(), to.clone())));
+        let mut add = |what: &'static str, modes: &[&'static str], from: &Path, to: String| {
+            paths.extend(modes.iter().map(|mode| (PathName(what, mode), from.to_path_buf(), to.clone())));
         };
-        add("clean near", &["short", "kept"], clean.path("client"), near_pod);
-        add("near", &["short", "kept"], client.clone(), format!("{NEAR}:80"));
-        add("clean far", &["short", "kept", "stream"], clean.path("client"), far_pod.clone());
-        add("far", &["short", "kept"], client.clone(), format!("{FAR}:80"));
-        add("overlay", &["short", "kept", "stream"], client, format!("{far}:{PORT}"));
-        add("vxlan", &["short", "kept", "stream"], vxlan.path("client"), far_pod.clone());
+        let all = &["short", "kept", "stream"];
+        add("clean near", &["short", "kept"], &clean.path("client"), near_pod.clone());
+        add("near", &["short", "kept"], &client, format!("{NEAR}:80"));
+        add("clean far", all, &clean.path("client"), far_pod.clone());
+        add("far", &["short", "kept"], &client, format!("{FAR}:80"));
+        add("overlay", all, wrapped, format!("{wrapped_far}:{PORT}"));
+        add("vxlan", all, &vxlan.path("client"), far_pod);
+        add("clean outside near", &["short"], &clean.path("outside"), near_pod);
+        add("outside near", &["short"], &outside, format!("{node}:{NEAR_PORT}"));
+        add("clean outside far", &["short"], &clean.path("outside"), format!("{DETOUR}:{PORT}"));
+        add("outside far", &["short"], &outside, format!("{node}:{FAR_PORT}"));
         if self.made <= MOST_RULES {
-            add("nft near", &["short"], nft.path("client"), format!("{VIRTUAL}:80"));
-            add("nft far", &["short"], nft.path("client"), format!("{VIRTUAL}:81"));
+            let (pod, outside) = (nft.path("client"), nft.path("outside"));
+            add("nft near", &["short"], &pod, format!("{VIRTUAL}:80"));
+            add("nft far", &["short"], &pod, format!("{VIRTUAL}:81"));
+            add("nft outside near", &["short"], &outside, format!("{VIRTUAL}:90"));
+            add("nft outside far", &["short"], &outside, format!("{VIRTUAL}:91"));
         }
-        add("clean outside", &["short"], clean.path("outside"), far_pod);
-        add("outside", &["short"], outside, format!("{}:{NODE_PORT}", Cluster::node_address(0)));
         Ok(paths)
     }
 
@@ -368,6 +396,50 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
+    /// Asks node1's DNS for a name that it has.
+    fn names(&mut self, column: &mut Column) -> anyhow::Result<()> {
+        const SECONDS: f64 = 1.0;
+        let name = format!("far.{}.svc.cluster.local", objects::NAMESPACE);
+        let load = |window: &str| -> anyhow::Result<Value> {
+            let mut load = inside(&self.pods[0].0);
+            load.arg(&self.toolbox).args(["dnsload", CLUSTER_DNS, &name, "--window", window]);
+            Ok(serde_json::from_str(&output(load.args(["--seconds", &SECONDS.to_string()]))?)?)
+        };
+        let server = process(&container(&self.cluster, "node1", "dns")?)?;
+        // A parent holds the sockets; its child answers.
+        let pids = machine::family(server)?;
+        let used = || -> anyhow::Result<f64> {
+            pids.iter().map(|pid| Ok(machine::cpu(*pid)?.total())).sum()
+        };
+        let before = used()?;
+        let many = load("32")?;
+        let (cpu, answers) = (used()? - before, many["answers"].as_f64().context("a report without answers")?);
+        let rate = number(many["per_second"].as_f64().unwrap_or_default());
+        column.add(f::NAMES, answers / cpu, format!("{rate} /s for one client, {} CPU s", number(cpu)));
+        let few = load("4")?;
+        let p99 = few["p99_us"].as_f64().context("a report without p99")? / 1000.0;
+        column.add(f::NAMES_P99, p99, format!("{} /s", number(few["per_second"].as_f64().unwrap_or_default())));
+        Ok(())
+    }
+
+    /// What the programs' own test (`tests/packets/cost.rs`) says about a Service among so many.
+    fn cost(&mut self, column: &mut Column) -> anyhow::Result<()> {
+        if self.cost.is_none() {
+            let name = "cost::a_service_costs_the_same_among_many";
+            let mut test = command(&["cargo", "test", "--release", "--workspace", "--test", "packets"]);
+            test.args(["--", name, "--exact", "--nocapture"]).current_dir(self.workspace);
+            self.cost = Some(output(&mut test)?);
+        }
+        let text = self.cost.as_deref().unwrap_or_default();
+        let start = format!("Service among {}: ", column.head);
+        let Some(line) = text.lines().find_map(|line| line.strip_prefix(&start)) else { return Ok(()) };
+        let numbers: Vec<f64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let [again, idle, one, empty] = numbers[..] else { bail!("`{line}` tells no times") };
+        column.add(f::COST, again - idle, line.into());
+        column.add(f::COST_COLD, one - empty, String::new());
+        Ok(())
+    }
+
     fn dataplane(&self, node: &str) -> anyhow::Result<u32> {
         let id = container(&self.cluster, node, "dataplane")?;
         process(&id)
@@ -382,7 +454,10 @@ const RATIOS: &[(Figure, &str, &str, &str)] = &[
     (f::FAR_KEPT, "kept", "far", "clean far"),
     (f::NFT_NEAR, "short", "nft near", "clean near"),
     (f::NFT_FAR, "short", "nft far", "clean far"),
-    (f::NODE_PORT, "short", "outside", "clean outside"),
+    (f::PORT_NEAR, "short", "outside near", "clean outside near"),
+    (f::PORT_FAR, "short", "outside far", "clean outside far"),
+    (f::NFT_PORT_NEAR, "short", "nft outside near", "clean outside near"),
+    (f::NFT_PORT_FAR, "short", "nft outside far", "clean outside far"),
     (f::OVERLAY_SHORT, "short", "overlay", "vxlan"),
     (f::OVERLAY_KEPT, "kept", "overlay", "vxlan"),
     (f::OVERLAY_STREAM, "stream", "overlay", "vxlan"),
@@ -395,6 +470,14 @@ const RATIOS: &[(Figure, &str, &str, &str)] = &[
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Starts a cluster's pods, one on each node.
+fn start_pods(cluster: &Cluster) -> anyhow::Result<[(PathBuf, String); 2]> {
+    feed(&mut cluster.kubectl(&["apply", "-f", "-"]), objects::servers().as_bytes())?;
+    let rollout = ["rollout", "status", "daemonset/pod", "-n", objects::NAMESPACE, "--timeout=90s"];
+    output(&mut cluster.kubectl(&rollout))?;
+    Ok([pod(cluster, "node1")?, pod(cluster, "node2")?])
 }
 
 /// Network namespace and address of the bench's pod on a node.

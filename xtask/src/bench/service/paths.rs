@@ -13,6 +13,8 @@ use crate::process::{command, feed, output, sh};
 pub const PORT: u16 = 7000;
 /// The virtual address that the nftables ruleset translates.
 pub const VIRTUAL: &str = "10.52.0.1";
+/// The far pod by the near node.
+pub const DETOUR: &str = "10.50.3.3";
 
 /// How the two nodes of a set are joined, or what stands on them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,7 +82,7 @@ impl Set {
             set.ip(name, "link set lo up")?;
         }
         for name in ["nodea", "nodeb", "net"] {
-            let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+            let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/conf/all/send_redirects";
             output(inside(&set.path(name)).args(["sh", "-c", forward]))?;
         }
         set.ip("net", "link add br0 type bridge")?;
@@ -108,7 +110,9 @@ impl Set {
         set.ip("outside", "route add default via 10.53.0.254")?;
         set.ip("net", "route add 10.50.1.0/24 via 10.51.0.1")?;
         set.ip("net", "route add 10.50.2.0/24 via 10.51.0.2")?;
+        set.ip("net", &format!("route add {VIRTUAL}/32 via 10.51.0.1"))?;
         set.join()?;
+        set.detour()?;
         let pods = ["near", "far"].map(|pod| set.path(pod));
         set._servers = Some(Servers::start(toolbox, &pods)?);
         Ok(set)
@@ -131,6 +135,17 @@ impl Set {
         Ok(())
     }
 
+    /// Gives `far` a second address, [`DETOUR`], that the outside reaches by the other node, both ways: the path that a
+    /// NodePort's packets take by a node between.
+    fn detour(&self) -> anyhow::Result<()> {
+        self.ip("far", &format!("addr add {DETOUR}/32 dev eth0"))?;
+        self.ip("nodeb", &format!("route add {DETOUR}/32 dev far"))?;
+        self.ip("nodea", &format!("route add {DETOUR}/32 via 10.51.0.2"))?;
+        self.ip("net", &format!("route add {DETOUR}/32 via 10.51.0.1"))?;
+        self.ip("nodeb", &format!("rule add from {DETOUR} lookup 7"))?;
+        self.ip("nodeb", "route add default via 10.51.0.1 table 7")
+    }
+
     fn name(&self, what: &str) -> String {
         format!("fl-bench-{}-{what}", format!("{:?}", self.kind).to_lowercase())
     }
@@ -151,7 +166,8 @@ impl Set {
         self.ip(to, &format!("link set {peer} up"))
     }
 
-    /// Loads a ruleset for so many Services on both nodes; [`VIRTUAL`] leads to the two pods' ports, one port each.
+    /// Loads a ruleset for so many Services on both nodes; [`VIRTUAL`] leads to the two pods' ports, one port each for pods
+    /// and one each for the outside.
     ///
     /// # Errors
     /// What `nft` says.
@@ -199,7 +215,9 @@ fn ruleset(services: usize) -> String {
     for (name, address, port) in own {
         endpoint(&mut text, name, address, PORT);
         let _ = write!(text, "chain s-{name} {{ numgen random mod 1 vmap {{ 0 : goto e-{name} }}; }}\n");
+        let _ = write!(text, "chain x-{name} {{ meta mark set 0x4000; goto s-{name}; }}\n");
         elements.push(format!("{VIRTUAL} . tcp . {port} : goto s-{name}"));
+        elements.push(format!("{VIRTUAL} . tcp . {} : goto x-{name}", port + 10));
     }
     for n in 0..services.saturating_sub(own.len()) {
         let mut draws = Vec::new();

@@ -32,7 +32,8 @@ pub fn within<T: Send>(
 
 /// Asks an echo server who it is.
 pub fn greeting(address: SocketAddr) -> std::io::Result<String> {
-    let stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
+    // What is asked too early is lost, and would be asked again by TCP after a second.
+    let stream = TcpStream::connect_timeout(&address, Duration::from_millis(5))?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
