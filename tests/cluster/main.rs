@@ -9,6 +9,8 @@ mod dual_stack;
 mod harness;
 mod kubectl;
 mod load_balancer;
+mod mixed;
+mod outside;
 mod plane;
 mod policy;
 mod recovery;

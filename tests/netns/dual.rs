@@ -7,8 +7,10 @@ use serde_json::json;
 
 use crate::{
     address, at,
-    talk::{Server, connect, connect_within, datagram, exchange, reaches},
-    world::{DEADLINE, OUTSIDE_V6, TestPod, World},
+    echo::Server,
+    space::OUTSIDE_V6,
+    talk::{connect, connect_within, datagram, exchange, reaches},
+    world::{DEADLINE, TestPod, World},
 };
 
 fn v6(pod: &TestPod) -> IpAddr {

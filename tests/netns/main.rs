@@ -1,7 +1,11 @@
 //! Real traffic between namespaces through the real dataplane: what a test run of a program cannot show (sockets,
 //! redirects, devices, restarts). Needs root; without it, every test fails.
 
+mod balance;
 mod dual;
+mod echo;
+mod sctp;
+mod space;
 mod splice;
 mod talk;
 mod world;
@@ -9,9 +13,12 @@ mod xdp;
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    hash::Hash,
+    io,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -23,14 +30,19 @@ use fairlead_cni::netlink;
 use fairlead_dataplane::{
     bpf,
     inspect::{self, Inspect, ServiceCommand},
-    maps::{Observed, carry, table::Table},
+    maps::{
+        Observed, carry,
+        table::{RulePrefix, Table, Wire},
+    },
     model::{Change, Key, NamedPort, Protocol, Rates, Service, ServicePort},
     overlay::NodePorts,
 };
 use serde_json::json;
 
-use talk::{Server, connect, connect_within, datagram, exchange, reaches};
-use world::{DEADLINE, OUTSIDE, TestPod, World};
+use echo::Server;
+use space::{OUTSIDE, Space};
+use talk::{connect, connect_within, datagram, exchange, reaches};
+use world::{DEADLINE, TestPod, World};
 
 fn at(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
@@ -110,7 +122,7 @@ fn a_service_without_backends_refuses_at_once() {
     let client = world.pod(0, "one", "client", &[]);
     world.service("empty", "10.96.0.20", Protocol::Tcp, 30020, 8080, &[]);
     world.service("empty-udp", "10.96.0.21", Protocol::Udp, 0, 8080, &[]);
-    let check = |space: &world::Space, to: SocketAddr, what: &str| {
+    let check = |space: &Space, to: SocketAddr, what: &str| {
         let began = Instant::now();
         let error = connect_within(space, to, DEADLINE).expect_err("nobody is there");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{what}: {error}");
@@ -465,6 +477,17 @@ fn a_health_check_port_says_whether_this_node_has_backends() {
     }
 }
 
+/// Takes an entry out of a map, which must be noticed, and puts it back.
+#[track_caller]
+fn taken_out<K: Wire + Eq + Hash, V: Wire>(directory: &Path, map: &'static str, agrees: &dyn Fn() -> bool) {
+    let table: Table<K, V> = Table::open(directory, map).expect("the map");
+    let (key, value) = table.entries().expect("entries").into_iter().next().expect("an entry");
+    table.remove(&key).expect("it was there");
+    assert!(!agrees(), "{map} lacks an entry");
+    table.set(&key, &value).expect("it fits");
+    assert!(agrees(), "{map} is as it was");
+}
+
 #[test]
 fn status_names_every_difference_between_maps_and_api() {
     let mut world = World::dual();
@@ -472,6 +495,7 @@ fn status_names_every_difference_between_maps_and_api() {
     world.service("web", "10.96.0.74,fd00:96::74", Protocol::Tcp, 30074, 8080, &[&web]);
     let from = json!({"from": [{"podSelector": {}}, {"ipBlock": {"cidr": "192.0.2.0/24"}}]});
     world.policy("one", "p", json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [from]}));
+    world.bound(&web, Rates { ingress: Some(8_000_000), egress: None });
     let settings = world.nodes[0].settings.clone();
     let look = |what: &Inspect| inspect::run(what, &settings.pins, &settings.run_dir).expect("the maps");
     let service = |name: &str| Inspect::Service(ServiceCommand::Get { name: name.to_owned() });
@@ -480,7 +504,22 @@ fn status_names_every_difference_between_maps_and_api() {
     let directory = carry::directory(&settings.pins, fairlead_abi::ABI_VERSION);
     let entries = inspect::read(&directory).expect("the maps").entries;
     assert!(entries.iter().any(|entry| entry.key == "10.96.0.74:80/tcp"), "{entries:?}");
-    // Somebody else takes a frontend out.
+    // Somebody else takes an entry out of any map, or adds one to a map that should have none.
+    taken_out::<RulePrefix, fairlead_abi::Rule>(&directory, fairlead_abi::map::RULES, &|| {
+        look(&Inspect::Status)
+    });
+    taken_out::<fairlead_abi::RateKey, fairlead_abi::Rate>(&directory, fairlead_abi::map::RATES, &|| {
+        look(&Inspect::Status)
+    });
+    taken_out::<u64, fairlead_abi::NetnsEntry>(&directory, fairlead_abi::map::NETNS, &|| {
+        look(&Inspect::Status)
+    });
+    let announced: Table<fairlead_abi::Addr, u32> =
+        Table::open(&directory, fairlead_abi::map::ANNOUNCED).expect("the map");
+    announced.set(&address("192.0.2.222").into(), &1).expect("an entry");
+    assert!(!look(&Inspect::Status), "no Service has the address");
+    announced.remove(&address("192.0.2.222").into()).expect("it was there");
+    assert!(look(&Inspect::Status), "all is as it was");
     let services: Table<fairlead_abi::ServiceKey, fairlead_abi::Service> =
         Table::open(&directory, fairlead_abi::map::SERVICES).expect("the map");
     let key = fairlead_abi::ServiceKey {

@@ -1,96 +1,20 @@
-//! Servers and clients that run inside namespaces.
+//! Clients that run inside namespaces.
 
 use std::{
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
-use crate::world::Space;
+use rustix::net::{AddressFamily, SocketType, sockopt::Timeout};
+
+use crate::space::Space;
 
 /// How long a packet that should arrive may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait for a packet that should not arrive.
 const IMPATIENCE: Duration = Duration::from_millis(700);
-
-/// A server on TCP and UDP, over IPv4 and IPv6, that says its name and the peer's address, then echoes. It ends when it
-/// is dropped.
-pub struct Server {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Server {
-    pub fn new(space: &Space, name: &str, port: u16) -> Self {
-        let mut server = Server { stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
-        // Namespaces of the tests have `bindv6only` set, so that each family has sockets of its own.
-        for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
-            server.serve(space, name, SocketAddr::new(any, port));
-        }
-        server
-    }
-
-    fn serve(&mut self, space: &Space, name: &str, at: SocketAddr) {
-        let (listener, socket) = space.run(|| {
-            let listener = TcpListener::bind(at).expect("a TCP listener");
-            let socket = UdpSocket::bind(at).expect("a UDP socket");
-            listener.set_nonblocking(true).expect("a non-blocking listener");
-            socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
-            (listener, socket)
-        });
-        let (flag, who) = (self.stop.clone(), name.to_owned());
-        self.threads.push(space.spawn(move || {
-            while !flag.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((stream, peer)) => {
-                        let who = who.clone();
-                        std::thread::spawn(move || echo(stream, &who, peer));
-                    }
-                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
-                }
-            }
-        }));
-        let (flag, who) = (self.stop.clone(), name.to_owned());
-        self.threads.push(space.spawn(move || {
-            let mut buffer = [0; 2048];
-            while !flag.load(Ordering::Relaxed) {
-                if let Ok((length, peer)) = socket.recv_from(&mut buffer) {
-                    let mut answer = format!("{who} {}\n", peer.ip()).into_bytes();
-                    answer.extend_from_slice(&buffer[..length]);
-                    let _ = socket.send_to(&answer, peer);
-                }
-            }
-        }));
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn echo(mut stream: TcpStream, who: &str, peer: SocketAddr) {
-    let _ = stream.set_nonblocking(false);
-    if stream.write_all(format!("{who} {}\n", peer.ip()).as_bytes()).is_err() {
-        return;
-    }
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length @ 1..) = stream.read(&mut buffer) {
-        if stream.write_all(&buffer[..length]).is_err() {
-            return;
-        }
-    }
-}
 
 /// An answer: who gave it, and the address it saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +58,27 @@ pub fn connect(space: &Space, to: SocketAddr) -> (TcpStream, Seen) {
     }
 }
 
+/// Connects over TCP from a port of one's own choice, which must go well.
+#[track_caller]
+pub fn connect_from(space: &Space, port: u16, to: SocketAddr) -> (TcpStream, Seen) {
+    let done = space.run(|| -> io::Result<(TcpStream, Seen)> {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &SocketAddr::new(any(to), port))?;
+        rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+        rustix::net::connect(&socket, &to)?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let seen = parse(&read_line(&mut stream)?);
+        Ok((stream, seen))
+    });
+    match done {
+        Ok(done) => done,
+        Err(error) => panic!("TCP from port {port} to {to}: {error}"),
+    }
+}
+
 /// Whether TCP gets through.
 pub fn reaches(space: &Space, to: SocketAddr) -> bool {
     connect_within(space, to, IMPATIENCE).is_ok()
@@ -141,10 +86,22 @@ pub fn reaches(space: &Space, to: SocketAddr) -> bool {
 
 /// Sends one datagram from a new socket and waits for the answer; `connected` chooses connect() or sendto().
 pub fn datagram(space: &Space, to: SocketAddr, connected: bool) -> io::Result<Seen> {
+    ask(space, 0, to, connected)
+}
+
+/// The same over a connected socket, from a port of one's own choice.
+pub fn datagram_from(space: &Space, port: u16, to: SocketAddr) -> io::Result<Seen> {
+    ask(space, port, to, true)
+}
+
+/// Every address of a family.
+fn any(of: SocketAddr) -> IpAddr {
+    if of.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+fn ask(space: &Space, port: u16, to: SocketAddr, connected: bool) -> io::Result<Seen> {
     space.run(|| {
-        let any: IpAddr =
-            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((any, 0))?;
+        let socket = UdpSocket::bind((any(to), port))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let mut buffer = [0; 2048];
         let length = if connected {

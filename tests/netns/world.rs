@@ -1,13 +1,10 @@
-//! Two nodes, their pods and a host outside the cluster, as network namespaces of this process. Nothing of it has a
-//! name: namespaces live as long as their descriptors, and bpffs is mounted in a mount namespace of the test's own, so
-//! that whatever happens to the test, the kernel takes everything away with it.
+//! Two nodes with their dataplanes, their pods and a host outside the cluster, as network namespaces of this process.
 
 use std::{
     collections::HashMap,
     fs,
     future::Future,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -19,10 +16,8 @@ use std::{
 };
 
 use fairlead_cni::{
-    netlink::{Address, LinkChange, Route, Socket, VethEnd},
-    netns, plugin,
+    netlink::{LinkChange, Socket},
     protocol::{self, Answer, PodRef, Request},
-    sysctl,
 };
 use fairlead_dataplane::{
     OverlayMode, Settings, Xdp,
@@ -41,56 +36,14 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::space::{self, OUTSIDE, OUTSIDE_V6, Sandbox, Space, on_segment};
+
 /// How long a state may take to come about.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-
-/// How long a dataplane may take to start: the kernel checks every program anew, which a busy machine feels.
-pub const START_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Programs of every node of every world hang at the one cgroup root, so worlds come one after another.
 static ONE_WORLD: Mutex<()> = Mutex::new(());
 static NEXT: AtomicU32 = AtomicU32::new(0);
-
-/// A network namespace.
-#[derive(Clone)]
-pub struct Space(Arc<OwnedFd>);
-
-impl Space {
-    fn new() -> Self {
-        let made = std::thread::spawn(|| {
-            // SAFETY: unshare() takes a flag and touches no memory; it changes only this short-lived thread.
-            let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-            assert_eq!(result, 0, "a network namespace (run as root): {}", std::io::Error::last_os_error());
-            netns::open(Path::new("/proc/thread-self/ns/net")).expect("the namespace that was just made")
-        });
-        let space = Space(Arc::new(made.join().expect("a network namespace")));
-        space.run(|| {
-            let mut socket = Socket::open().expect("a netlink socket");
-            socket.change_link(1, LinkChange { up: Some(true), ..LinkChange::default() }).expect("lo up");
-            sysctl::set("ipv6/bindv6only", "1").expect("sockets of one family");
-        });
-        space
-    }
-
-    /// Path under which another thread of this process can open the namespace.
-    pub fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-
-    /// Runs `work` inside.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        netns::within(self.0.as_fd(), work).expect("work inside the namespace")
-    }
-
-    /// Runs `work` inside on a thread that goes on.
-    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        let fd = self.0.clone();
-        std::thread::spawn(move || {
-            netns::enter(fd.as_fd()).expect("the namespace");
-            work()
-        })
-    }
-}
 
 /// Pods that the fake API knows.
 #[derive(Default)]
@@ -148,14 +101,6 @@ pub struct World {
     _alone: MutexGuard<'static, ()>,
 }
 
-pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 100));
-pub const OUTSIDE_V6: IpAddr = IpAddr::V6(on_segment(100));
-
-/// An address on the segment that the nodes share.
-const fn on_segment(last: u16) -> Ipv6Addr {
-    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)
-}
-
 fn bpf_object() -> PathBuf {
     let path = std::env::var_os("FAIRLEAD_BPF_OBJECT").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/programs.o"),
@@ -182,29 +127,14 @@ impl World {
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
-        // SAFETY: unshare() takes a flag and touches no memory; the test's thread and those it starts get mounts of
-        // their own.
-        let result = unsafe { libc::unshare(libc::CLONE_NEWNS) };
-        assert_eq!(result, 0, "a mount namespace (run as root): {}", std::io::Error::last_os_error());
-        rustix::mount::mount_change(
-            "/",
-            rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
-        )
-        .expect("private mounts");
+        // The test's thread and those it starts get mounts of their own.
+        space::private_mounts();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("fairlead-netns-{}-{number}", std::process::id()));
         fs::create_dir_all(&directory).expect("a directory");
-        let switch = Space::new();
-        switch.run(|| {
-            let mut socket = Socket::open().expect("netlink");
-            socket.add_bridge("switch").expect("a bridge");
-            let bridge = socket.link("switch").expect("a look-up").expect("the bridge");
-            socket
-                .change_link(bridge.index, LinkChange { up: Some(true), ..LinkChange::default() })
-                .expect("up");
-        });
+        let switch = Space::switch();
         let outside = Space::new();
-        plug_into(&switch, &outside, "outside", &[OUTSIDE, OUTSIDE_V6]);
+        outside.plug_into(&switch, "outside", &[OUTSIDE, OUTSIDE_V6]);
         let mut world = World {
             nodes: Vec::new(),
             outside,
@@ -249,7 +179,7 @@ impl World {
         let space = Space::new();
         let address = IpAddr::from(Ipv4Addr::new(192, 0, 2, index + 1));
         let v6 = IpAddr::from(on_segment(u16::from(index) + 1));
-        plug_into(&self._switch, &space, name, &[address, v6]);
+        space.plug_into(&self._switch, name, &[address, v6]);
         let directory = self.directory.join(name);
         let bpffs = directory.join("bpf");
         fs::create_dir_all(&bpffs).expect("a directory");
@@ -308,7 +238,7 @@ impl World {
         let began = Instant::now();
         while !status.is_ready() {
             assert!(!thread.is_finished(), "{}: {:?}", node.name, thread.join());
-            assert!(began.elapsed() < START_DEADLINE, "{} is not ready: {status:?}", node.name);
+            assert!(began.elapsed() < DEADLINE, "{} is not ready: {status:?}", node.name);
             std::thread::sleep(Duration::from_millis(5));
         }
         node.agent = Some(Agent { commands, stop, thread });
@@ -364,13 +294,9 @@ impl World {
         let known = self.object(&pod, false);
         self.pods.0.lock().expect("the pods").insert((namespace.to_owned(), name.to_owned()), known);
         let answer = self.cni(&pod, "ADD").expect("ADD");
-        let result: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
-        let given = |index: usize| {
-            let text = result["ips"][index]["address"].as_str()?;
-            Some(text.parse::<IpNet>().expect("a CIDR").addr())
-        };
-        pod.address = given(0).expect("an address");
-        pod.v6 = given(1);
+        let given = space::given(&answer);
+        pod.address = *given.first().expect("an address");
+        pod.v6 = given.get(1).copied();
         assert_eq!(pod.v6.is_some(), self.dual, "{answer}");
         let object = self.object(&pod, true);
         self.send(Change::Pod(object));
@@ -400,25 +326,10 @@ impl World {
     /// Runs the plugin for a pod, in its node.
     pub fn cni(&self, pod: &TestPod, command: &str) -> Result<String, fairlead_cni::spec::Failure> {
         let node = &self.nodes[pod.node];
-        let pairs = [
-            ("CNI_COMMAND", command.to_owned()),
-            ("CNI_CONTAINERID", format!("sandbox-{}-{}", pod.key.namespace, pod.key.name)),
-            ("CNI_NETNS", pod.space.path()),
-            ("CNI_IFNAME", "eth0".to_owned()),
-            (
-                "CNI_ARGS",
-                format!(
-                    "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID=uid-{}",
-                    pod.key.namespace, pod.key.name, pod.key
-                ),
-            ),
-        ];
-        let environment: HashMap<String, String> =
-            pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let socket = node.settings.run_dir.join(protocol::SOCKET);
-        let config = serde_json::json!({"cniVersion": "1.0.0", "name": "fairlead", "type": "fairlead-cni", "socket": socket});
-        let input = config.to_string();
-        node.space.run(|| plugin::execute(&environment, input.as_bytes()))
+        let uid = format!("uid-{}", pod.key);
+        let Key { namespace, name } = &pod.key;
+        space::cni(&node.space, &socket, &Sandbox { namespace, name, uid: &uid, space: &pod.space }, command)
     }
 
     /// A Service over pods, with one address or (separated by a comma) one of each family; every backend is ready.
@@ -545,23 +456,18 @@ impl World {
     /// Gives the host outside a route to a node's pods.
     pub fn outside_knows_pods(&self, index: usize) {
         let node = &self.nodes[index];
-        self.outside.run(|| {
-            let mut socket = Socket::open().expect("netlink");
-            let link = socket.link("eth0").expect("a look-up").expect("eth0");
-            for cidr in node.pod_cidrs.iter().filter(|cidr| cidr.addr().is_ipv4()) {
-                socket
-                    .replace_route(Route {
-                        destination: cidr.network(),
-                        prefix: cidr.prefix_len(),
-                        index: link.index,
-                        gateway: Some(node.address),
-                        source: None,
-                        onlink: false,
-                        protocol: 4,
-                    })
-                    .expect("a route");
-            }
-        });
+        for cidr in node.pod_cidrs.iter().filter(|cidr| cidr.addr().is_ipv4()) {
+            self.outside.route(*cidr, node.address);
+        }
+    }
+
+    /// Bytes that an interface of a node has received.
+    pub fn received(&self, index: usize, interface: &str) -> u64 {
+        let text =
+            self.nodes[index].space.run(|| fs::read_to_string("/proc/thread-self/net/dev")).expect("it");
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
+        let word = line.and_then(|line| line.split_whitespace().next());
+        word.unwrap_or_else(|| panic!("no {interface} in {text}")).parse().expect("a number")
     }
 
     /// Bounds what a pod receives and sends.
@@ -590,32 +496,4 @@ impl Drop for World {
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-/// Joins a namespace to the switch, as interface `eth0` with addresses in 192.0.2.0/24 and 2001:db8::/64.
-fn plug_into(switch: &Space, space: &Space, port: &str, addresses: &[IpAddr]) {
-    let up = LinkChange { up: Some(true), ..LinkChange::default() };
-    switch.run(|| {
-        let mut socket = Socket::open().expect("netlink");
-        let near = VethEnd { name: port, namespace: None, mac: None };
-        let far = VethEnd { name: "eth0", namespace: Some(space.0.as_fd()), mac: None };
-        socket.add_veth(near, far, 1500).expect("a veth pair");
-        let bridge = socket.link("switch").expect("a look-up").expect("the bridge");
-        let near = socket.link(port).expect("a look-up").expect("the near side");
-        socket
-            .change_link(near.index, LinkChange { master: Some(bridge.index), ..up })
-            .expect("in the bridge");
-    });
-    space.run(|| {
-        let mut socket = Socket::open().expect("netlink");
-        let link = socket.link("eth0").expect("a look-up").expect("eth0");
-        socket.change_link(link.index, up).expect("up");
-        for address in addresses {
-            let prefix = if address.is_ipv4() { 24 } else { 64 };
-            socket.add_address(Address { index: link.index, address: *address, prefix }).expect("an address");
-        }
-        let mut routes = socket.routes().expect("routes");
-        routes.retain(|route: &Route| route.index == link.index);
-        assert!(!routes.is_empty(), "the segment is reachable");
-    });
 }

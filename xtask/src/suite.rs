@@ -16,6 +16,9 @@ use crate::{bpf, host};
 /// The cluster that the tests start; `up`'s own has another name, so both can run.
 const CLUSTER: &str = "fairlead-test";
 
+/// Tests that need a cluster with both address families.
+const MIXED: &str = "mixed::";
+
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layer {
     /// Pure functions and crates by themselves (Docker Engine and etcd are used where a crate speaks to them).
@@ -24,6 +27,8 @@ pub enum Layer {
     Packets,
     /// Real traffic between namespaces.
     Netns,
+    /// Random changes of everything under traffic, which must not notice.
+    Churn,
     /// `kill -9` of the server in a loop under writers, with either store.
     Crash,
     /// A whole cluster and kubectl, with either store.
@@ -41,6 +46,12 @@ pub struct Args {
     /// How often the crash layer kills, for each store.
     #[arg(long, default_value_t = 10)]
     kills: usize,
+    /// How many seconds the churn layer makes changes.
+    #[arg(long, default_value_t = 25)]
+    seconds: u64,
+    /// Repeats the choices of an earlier run of the churn layer.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Leave the test cluster running for a look at it (`cargo xtask down --name fairlead-test` removes it).
     #[arg(long)]
     keep: bool,
@@ -54,7 +65,7 @@ pub struct Args {
 pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     host::require_root("test")?;
     let start = Instant::now();
-    let all = [Layer::Unit, Layer::Packets, Layer::Netns, Layer::Crash, Layer::Cluster];
+    let all = [Layer::Unit, Layer::Packets, Layer::Netns, Layer::Churn, Layer::Crash, Layer::Cluster];
     let layers = if args.layers.is_empty() { &all[..] } else { &args.layers };
     host::prepare(steps, workspace, args.consent, host::FOR_TESTS)?;
     let object = steps.run("compiling the eBPF programs", || bpf::build(workspace, true))?;
@@ -70,6 +81,7 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
             }
             Layer::Packets => test(target(cargo, "packets"), args)?,
             Layer::Netns => test(target(cargo, "netns"), args)?,
+            Layer::Churn => churn(cargo, workspace, args)?,
             Layer::Crash => crash(cargo, workspace, args)?,
             Layer::Cluster => {
                 let stores = args.store.map_or(vec![Backend::Embedded, Backend::Etcd], |one| vec![one]);
@@ -87,6 +99,17 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
 fn target(mut cargo: Command, name: &str) -> Command {
     cargo.args(["--test", name]);
     cargo
+}
+
+/// The churn checker, a program of its own.
+fn churn(cargo: Command, workspace: &Path, args: &Args) -> anyhow::Result<()> {
+    let programs = host::build_binaries(workspace)?;
+    let mut cargo = target(cargo, "churn");
+    cargo.env("FAIRLEAD_PROGRAMS", programs).args(["--", "--seconds", &args.seconds.to_string()]);
+    if let Some(seed) = args.seed {
+        cargo.args(["--seed", &seed.to_string()]);
+    }
+    show(&mut cargo)
 }
 
 /// The kill checker, a program of its own.
@@ -112,7 +135,10 @@ fn on_cluster(steps: &Steps, workspace: &Path, args: &Args, store: Backend) -> a
     host::ensure_docker(steps)?;
     cluster::down::run_keeping_docker(steps, workspace, CLUSTER)?;
     let before = traces()?;
-    let up = cluster::up::Args { store, consent: args.consent, ..cluster::up::Args::plain(CLUSTER) };
+    // One of the two clusters has both address families, so that everything is tested in such a one, too.
+    let dual_stack = store == Backend::Etcd;
+    let up =
+        cluster::up::Args { store, dual_stack, consent: args.consent, ..cluster::up::Args::plain(CLUSTER) };
     let started = cluster::up::run(steps, workspace, &up).map(|_| ());
     let tested = started.and_then(|()| {
         let mut cargo = command(&["cargo", "test", "--release", "--workspace"]);
@@ -121,7 +147,14 @@ fn on_cluster(steps: &Steps, workspace: &Path, args: &Args, store: Backend) -> a
             .env("FAIRLEAD_CLUSTER", CLUSTER)
             .env("FAIRLEAD_STORE", format!("{store:?}").to_lowercase());
         cargo.env("FAIRLEAD_XTASK", std::env::current_exe()?);
-        test(target(cargo, "cluster"), args)
+        let mut cargo = target(cargo, "cluster");
+        if let Some(filter) = &args.filter {
+            cargo.arg(filter);
+        }
+        if !dual_stack {
+            cargo.args(["--", "--skip", MIXED]);
+        }
+        show(&mut cargo)
     });
     if args.keep {
         return tested;

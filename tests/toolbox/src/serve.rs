@@ -37,7 +37,9 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let node: Arc<str> = args.node.as_str().into();
     let http = listen(args.http)?;
     let tcp = listen(args.tcp)?;
-    let udp = UdpSocket::bind(("0.0.0.0", args.udp))?;
+    let udp = UdpSocket::bind(("::", args.udp))
+        .or_else(|_| UdpSocket::bind(("0.0.0.0", args.udp)))
+        .map_err(|e| io::Error::new(e.kind(), format!("UDP port {}: {e}", args.udp)))?;
     eprintln!("serving http {} tcp {} udp {} as {}", args.http, args.tcp, args.udp, args.name);
     let tcp_name = name.clone();
     thread::spawn(move || accept(&tcp, move |stream, peer| echo(stream, peer, &tcp_name)));
@@ -54,6 +56,11 @@ fn listen(port: u16) -> io::Result<TcpListener> {
         .map_err(|e| io::Error::new(e.kind(), format!("listening on port {port}: {e}")))
 }
 
+/// Clients of the other family show as mapped addresses; they are told by their own.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
 fn accept<F>(listener: &TcpListener, serve: F)
 where
     F: Fn(TcpStream, SocketAddr) -> io::Result<()> + Clone + Send + 'static,
@@ -61,8 +68,7 @@ where
     let open = Arc::new(AtomicUsize::new(0));
     loop {
         let (stream, peer) = match listener.accept() {
-            // Clients of the other family show as mapped addresses; they are told by their own.
-            Ok((stream, peer)) => (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
+            Ok((stream, peer)) => (stream, canonical(peer)),
             Err(error) => {
                 eprintln!("accept: {error}");
                 thread::sleep(Duration::from_millis(10));
@@ -143,7 +149,8 @@ fn datagrams(socket: &UdpSocket, name: &str) {
     loop {
         match socket.recv_from(&mut buffer) {
             Ok((read, peer)) => {
-                let mut answer = format!("{name} {peer} ").into_bytes();
+                let seen = canonical(peer);
+                let mut answer = format!("{name} {seen} ").into_bytes();
                 answer.extend_from_slice(&buffer[..read]);
                 // An answer that cannot be sent is a lost datagram, as any other.
                 let _ = socket.send_to(&answer, peer);

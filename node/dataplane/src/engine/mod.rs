@@ -3,6 +3,7 @@
 
 mod sandbox;
 mod start;
+mod wanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlead_abi::{ABI_VERSION, Endpoint, Rate, RateKey, map};
+use fairlead_abi::{ABI_VERSION, Endpoint, Rate, RateKey};
 use fairlead_cni::{
     netlink::Socket,
     protocol::{Answer, Request},
@@ -24,7 +25,7 @@ use crate::{
     Error, OverlayMode,
     announce::{Claims, rank::rank},
     endpoints::{Endpoints, Record},
-    inspect::{Entry, entry},
+    inspect::Entry,
     link::{
         LinkError, Links,
         devices::{self, Underlay},
@@ -33,10 +34,9 @@ use crate::{
     maps::{
         Maps,
         carry::{self, Older},
-        prefix_key,
     },
     model::{Change, Family, Key, Kind, Pod, Rates},
-    overlay::{self, Hop, NodeTable},
+    overlay::{self, Hop, NodeTable, OverlayChange},
     policy::{
         Rules,
         rules::{Plan, Verdict},
@@ -93,6 +93,8 @@ struct Running {
     uplink: (u32, [u8; 6]),
     /// MTU of pods.
     mtu: u32,
+    /// Cookie of the node's own network namespace.
+    cookie: u64,
 }
 
 impl Running {
@@ -231,8 +233,11 @@ impl Engine {
                     Command::Wanted(answer) => {
                         self.start_if_possible()?;
                         self.settle()?;
-                        // Who asked may have gone away.
-                        let _ = answer.send(self.wanted());
+                        match self.wanted() {
+                            // Who asked may have gone away.
+                            Ok(entries) => drop(answer.send(entries)),
+                            Err(error) => tracing::warn!(%error, "an inspection is not answered"),
+                        }
                     }
                     Command::Announce { address, on, done } => {
                         let outcome = self.maps.announce(address, on);
@@ -502,7 +507,9 @@ impl Engine {
             held: self.held.take().map_or_else(|| self.maps.announced(), Ok)?.into_iter().collect(),
             ..Claims::default()
         };
-        for (address, nodes) in self.services.balancers().filter(|(address, _)| on_segment(*address)) {
+        for (address, nodes) in
+            self.services.balancers().into_iter().filter(|(address, _)| on_segment(*address))
+        {
             let may = |node: &&str| nodes.as_ref().is_none_or(|nodes| nodes.contains(node));
             if let Some(rank) = rank(address, &self.settings.node_name, self.nodes.balancing().filter(may)) {
                 claims.ranks.insert(address, rank);
@@ -515,6 +522,9 @@ impl Engine {
 
     fn settle_overlay(&mut self, running: &Running) -> Result<(), Error> {
         let change = self.nodes.settle();
+        if change != OverlayChange::default() {
+            self.services.set_peer_addresses(self.nodes.peers_with_node_ports());
+        }
         self.maps.apply_overlay(&change)?;
         for (cidr, hop) in &change.set_routes {
             self.with_route(running, *cidr, *hop, devices::add_route)?;
@@ -582,17 +592,22 @@ impl Engine {
 
     /// Writes what bounds a sandbox; before the entry that says that something does.
     fn write_rates(&mut self, record: &Record) -> Result<(), crate::maps::MapError> {
+        let rates = self.bounds(record);
+        rates.into_iter().try_for_each(|(key, rate)| self.maps.set_rate(key, rate))
+    }
+
+    /// What should bound a sandbox, in each direction.
+    fn bounds(&self, record: &Record) -> [(RateKey, Option<Rate>); 2] {
         let rates = self.rates.get(&record.key()).copied().unwrap_or_default();
-        for (direction, bits) in [(RateKey::INGRESS, rates.ingress), (RateKey::EGRESS, rates.egress)] {
+        [(RateKey::INGRESS, rates.ingress), (RateKey::EGRESS, rates.egress)].map(|(direction, bits)| {
             let rate = bits.map(|bits| {
                 let bytes_per_second = (bits / 8).max(1);
                 // A tenth of a second, and never less than two of the longest packets a stack hands over at once.
                 let burst = (bytes_per_second / 10).max(2 * 65_536);
                 Rate { bytes_per_second, burst, tokens: burst, time: monotonic_millis() * 1_000_000 }
             });
-            self.maps.set_rate(RateKey { endpoint: record.id, direction }, rate)?;
-        }
-        Ok(())
+            (RateKey { endpoint: record.id, direction }, rate)
+        })
     }
 
     fn endpoint(&self, record: &Record) -> Option<Endpoint> {
@@ -616,29 +631,6 @@ impl Engine {
             host_mac: attached.host_mac,
             _pad: 0,
         })
-    }
-
-    /// What should be in the maps, by the tables.
-    fn wanted(&self) -> Vec<Entry> {
-        if self.running.is_none() {
-            return Vec::new();
-        }
-        let mut entries = self.services.wanted();
-        entries.extend(self.nodes.wanted_entries());
-        for (prefix, number) in self.rules.identified() {
-            entries.push(Entry::new(
-                map::IDENTITIES,
-                entry::identity(&prefix_key(prefix), number),
-                "policies",
-            ));
-        }
-        for record in self.endpoints.iter() {
-            let Some(endpoint) = self.endpoint(record) else { continue };
-            let pod = record.key().to_string();
-            let shown = record.addresses().map(|address| entry::endpoint(address.into(), &endpoint));
-            entries.extend(shown.map(|shown| Entry::new(map::ENDPOINTS, shown, &pod)));
-        }
-        entries
     }
 
     /// Gives every pod of the node a new revision, so that established flows are evaluated again.

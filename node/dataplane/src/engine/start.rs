@@ -72,12 +72,12 @@ impl Engine {
     fn start(&mut self, pod_cidrs: Vec<IpNet>, own: &Node) -> Result<(), Error> {
         let uplink = devices::uplink(&mut self.netlink, self.settings.uplink.as_deref(), &own.addresses)?;
         let (underlay, mtu) = self.underlay(&uplink, own, &pod_cidrs)?;
-        let running = Running { pod_cidrs, underlay, uplink: (uplink.index, uplink.mac), mtu };
-        self.running = Some(running.clone());
-        self.look_around()?;
         let cookie =
             netns::cookie().map_err(|source| Error::File { path: "SO_NETNS_COOKIE".into(), source })?;
-        self.maps.set_config(&self.config(&running, own, cookie, &uplink))?;
+        let running = Running { pod_cidrs, underlay, uplink: (uplink.index, uplink.mac), mtu, cookie };
+        self.running = Some(running.clone());
+        self.look_around()?;
+        self.maps.set_config(&self.config(&running, own, &uplink))?;
         self.maps.set_direct(&self.settings.direct)?;
         self.maps.set_netns(cookie, NetnsEntry { role: NetnsEntry::NODE, endpoint: 0 })?;
         self.adopt_endpoints()?;
@@ -154,7 +154,7 @@ impl Engine {
         }
     }
 
-    fn config(&self, running: &Running, own: &Node, cookie: u64, uplink: &Link) -> Config {
+    fn config(&self, running: &Running, own: &Node, uplink: &Link) -> Config {
         let find = |nets: &[IpNet], family: Family| {
             let net = nets.iter().find(|net| Family::of(net.addr()) == family);
             net.map(|net| Prefix::new(net.network(), net.prefix_len())).unwrap_or_default()
@@ -190,7 +190,7 @@ impl Engine {
             pods_v6: find(&running.pod_cidrs, Family::V6),
             services_v4: of_pods(Family::V4, find(services, Family::V4)),
             services_v6: of_pods(Family::V6, find(services, Family::V6)),
-            netns_cookie: cookie,
+            netns_cookie: running.cookie,
             uplink_ifindex: uplink.index,
             overlay_ifindex,
             vni: self.settings.vxlan_vni,

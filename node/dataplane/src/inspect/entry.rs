@@ -3,10 +3,13 @@
 
 use std::fmt::Write as _;
 
-use fairlead_abi::{Addr, Backend, BackendKey, Endpoint, Node, RangeKey, Route, Service, ServiceKey, Table};
+use fairlead_abi::{
+    Addr, Backend, BackendKey, Endpoint, NetnsEntry, Node, RangeKey, Rate, RateKey, Route, Rule, Service,
+    ServiceKey, Table,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::maps::table::AddrPrefix;
+use crate::maps::table::{AddrPrefix, RulePrefix};
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -150,4 +153,48 @@ pub fn node(key: Addr, value: &Node) -> (String, String) {
 #[must_use]
 pub fn identity(key: &AddrPrefix, value: u32) -> (String, String) {
     (prefix(key.addr, key.length), format!("identity {value:08x}"))
+}
+
+/// An entry of RULES.
+#[must_use]
+pub fn rule(key: &RulePrefix, value: Rule) -> (String, String) {
+    let RulePrefix { length, key } = key;
+    let (set, peer) = (key.ruleset.get(), key.identity.get());
+    let text = format!("{set:08x} {peer:08x} {} {}/{length}", key.proto.get(), key.port.get());
+    (text, format!("rule {:08x}{}", value.id, flags(value.flags, &[(Rule::ALLOW, "allows")])))
+}
+
+/// An entry of RATES. What may pass at the moment is the programs' to count.
+#[must_use]
+pub fn rate(key: RateKey, value: &Rate) -> (String, String) {
+    let direction = match key.direction {
+        RateKey::INGRESS => "ingress".to_owned(),
+        RateKey::EGRESS => "egress".to_owned(),
+        other => other.to_string(),
+    };
+    let text = format!("{} bytes/s, {} at once", value.bytes_per_second, value.burst);
+    (format!("pod {} {direction}", key.endpoint), text)
+}
+
+/// An entry of DIRECT.
+#[must_use]
+pub fn direct(key: &AddrPrefix) -> (String, String) {
+    (prefix(key.addr, key.length), "is not masqueraded".to_owned())
+}
+
+/// An entry of ANNOUNCED.
+#[must_use]
+pub fn announced(address: Addr) -> (String, String) {
+    (address.to_ip().to_string(), "is answered for".to_owned())
+}
+
+/// An entry of NETNS.
+#[must_use]
+pub fn netns(cookie: u64, value: NetnsEntry) -> (String, String) {
+    let role = match value.role {
+        NetnsEntry::POD => format!("pod {}", value.endpoint),
+        NetnsEntry::NODE => "this node".to_owned(),
+        other => format!("role {other}"),
+    };
+    (cookie.to_string(), role)
 }

@@ -9,15 +9,14 @@ mod report;
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader},
-    net::IpAddr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use fairlead_abi::{
-    ABI_VERSION, Addr, Backend, BackendKey, Config, Counter, Endpoint, Node, Reason, Route, Service,
-    ServiceKey, map,
+    ABI_VERSION, Addr, Backend, BackendKey, Config, Counter, Endpoint, NetnsEntry, Node, Rate, RateKey,
+    Reason, Route, Rule, Service, ServiceKey, map,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -34,7 +33,7 @@ use crate::{
     engine::Command,
     maps::{
         MapError, carry,
-        table::{AddrPrefix, PerCpu, RangePrefix, Table},
+        table::{AddrPrefix, PerCpu, RangePrefix, RulePrefix, Table},
     },
 };
 
@@ -87,7 +86,6 @@ pub struct Maps {
     fill: Vec<(&'static str, u64, u32)>,
     /// Packets dropped by reason.
     drops: Vec<(&'static str, u64)>,
-    announced: Vec<IpAddr>,
 }
 
 /// Reads the maps that are pinned in `directory`.
@@ -95,13 +93,7 @@ pub struct Maps {
 /// # Errors
 /// When one is not pinned, or is of another layout.
 pub fn read(directory: &Path) -> Result<Maps, MapError> {
-    let mut maps = Maps {
-        entries: Vec::new(),
-        config: None,
-        fill: Vec::new(),
-        drops: Vec::new(),
-        announced: Vec::new(),
-    };
+    let mut maps = Maps { entries: Vec::new(), config: None, fill: Vec::new(), drops: Vec::new() };
     let entries = &mut maps.entries;
     let mut fill = Vec::new();
     macro_rules! collect {
@@ -126,6 +118,11 @@ pub fn read(directory: &Path) -> Result<Maps, MapError> {
     collect!(map::ROUTES, AddrPrefix, Route, |key, value| entry::route(&key, &value));
     collect!(map::NODES, Addr, Node, |key, value| entry::node(key, &value));
     collect!(map::IDENTITIES, AddrPrefix, u32, |key, value| entry::identity(&key, value));
+    collect!(map::RULES, RulePrefix, Rule, |key, value| entry::rule(&key, value));
+    collect!(map::RATES, RateKey, Rate, |key, value| entry::rate(key, &value));
+    collect!(map::DIRECT, AddrPrefix, u32, |key, _| entry::direct(&key));
+    collect!(map::ANNOUNCED, Addr, u32, |key, _| entry::announced(key));
+    collect!(map::NETNS, u64, NetnsEntry, |key, value| entry::netns(key, value));
     let conntrack: Table<fairlead_abi::CtKey, fairlead_abi::CtEntry> =
         Table::open(directory, map::CONNTRACK)?;
     let mut flows = 0;
@@ -133,8 +130,6 @@ pub fn read(directory: &Path) -> Result<Maps, MapError> {
     fill.push((map::CONNTRACK, flows, conntrack.capacity()));
     maps.fill = fill;
     maps.config = Table::<u32, Config>::open(directory, map::CONFIG)?.get(&0)?;
-    let announced: Table<Addr, u32> = Table::open(directory, map::ANNOUNCED)?;
-    announced.for_each(|address, _| maps.announced.push(address.to_ip()))?;
     let drops: PerCpu<u32, Counter> = PerCpu::open(directory, map::DROPS)?;
     for reason in Reason::ALL {
         let packets = drops.get(&(*reason as u32))?.iter().map(|counter| counter.packets).sum();

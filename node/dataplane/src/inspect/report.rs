@@ -135,8 +135,8 @@ pub(super) fn service(maps: &Maps, owners: &Owners<'_>, name: &str) -> String {
 /// The node at one look.
 pub(super) fn status(maps: &Maps, owners: &Owners<'_>) -> String {
     let mut text = configuration(maps.config.as_ref());
-    if !maps.announced.is_empty() {
-        let announced: BTreeSet<String> = maps.announced.iter().map(ToString::to_string).collect();
+    let announced: BTreeSet<&str> = of_map(maps, map::ANNOUNCED).map(|entry| entry.key.as_str()).collect();
+    if !announced.is_empty() {
         let _ = writeln!(text, "announced: {}", announced.into_iter().collect::<Vec<_>>().join(", "));
     }
     let mut rows = head(&["MAP", "ENTRIES", "CAPACITY", "FULL"]);

@@ -125,13 +125,25 @@ impl NodeTable {
     /// Whether NodePorts answer on an address of this node.
     #[must_use]
     pub fn has_node_ports(&self, address: IpAddr) -> bool {
+        self.answers(self.own(), address)
+    }
+
+    /// Whether NodePorts answer on an address of a node.
+    fn answers(&self, node: Option<&Node>, address: IpAddr) -> bool {
         match &self.node_ports {
             NodePorts::Everywhere => true,
-            NodePorts::Primary => {
-                self.own().is_some_and(|own| own.address(Family::of(address)) == Some(address))
-            }
+            NodePorts::Primary => node.is_some_and(|node| node.address(Family::of(address)) == Some(address)),
             NodePorts::Within(blocks) => blocks.iter().any(|block| block.contains(&address)),
         }
+    }
+
+    /// Addresses of the other nodes that NodePorts answer on, if those nodes are told what this one is told.
+    pub fn peers_with_node_ports(&self) -> impl Iterator<Item = IpAddr> {
+        let others = self.nodes.values().filter(|node| node.name != self.own);
+        others.flat_map(move |node| {
+            let all = node.addresses.iter().copied();
+            all.filter(move |address| self.answers(Some(node), *address))
+        })
     }
 
     /// This node, once it is known.

@@ -415,6 +415,22 @@ impl Rules {
             .filter_map(|(prefix, identity)| Some((*prefix, self.identities.number(identity)?)))
     }
 
+    /// What the map RULES should hold, by the last plan.
+    pub fn entries(&self) -> impl Iterator<Item = (Entry, RuleValue)> {
+        self.rulesets.iter().flat_map(|(ruleset, number)| {
+            let each = self.identities.iter();
+            let of_peers =
+                each.flat_map(move |(identity, peers)| ruleset.entries_for(number, identity, peers).0);
+            ruleset.entries_for_everyone(number).0.into_iter().chain(of_peers)
+        })
+    }
+
+    /// The rule that a number stands for, in words.
+    #[must_use]
+    pub fn rule_name(&self, number: u32) -> String {
+        self.rule_names.content(number).map(ToString::to_string).unwrap_or_default()
+    }
+
     /// How many identities, rulesets and policies there are.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, usize) {

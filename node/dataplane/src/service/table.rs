@@ -77,6 +77,8 @@ pub struct ServiceTable {
     /// IPv6 addresses of this node that NodePorts answer on. The one entry that stands for every address of the node
     /// leads to IPv4 backends, so IPv6 has an entry for each.
     node_addresses: Vec<IpAddr>,
+    /// Those of the other nodes: with direct server return they send here what they are asked, as it came.
+    peer_addresses: Vec<IpAddr>,
     services: HashMap<Key, Service>,
     host_ports: HashMap<Key, Vec<HostPort>>,
     /// By namespace and name, so that those of one namespace are found without the others.
@@ -112,6 +114,7 @@ impl ServiceTable {
             place: Place { node: node.to_owned(), zone: String::new() },
             inside,
             node_addresses: Vec::new(),
+            peer_addresses: Vec::new(),
             services: HashMap::new(),
             host_ports: HashMap::new(),
             slices: BTreeMap::new(),
@@ -226,6 +229,18 @@ impl ServiceTable {
         let has_node_port = |service: &&Service| service.ports.iter().any(|port| port.node_port != 0);
         self.dirty.extend(self.services.values().filter(has_node_port).map(|service| service.key.clone()));
         self.dirty.extend(self.host_ports.keys().cloned());
+    }
+
+    /// Addresses of other nodes that NodePorts answer on.
+    pub fn set_peer_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let mut addresses: Vec<IpAddr> = addresses.into_iter().filter(IpAddr::is_ipv6).collect();
+        addresses.sort();
+        if self.peer_addresses == addresses {
+            return;
+        }
+        self.peer_addresses = addresses;
+        let direct = self.services.values().filter(|service| service.direct_return);
+        self.dirty.extend(direct.map(|service| service.key.clone()));
     }
 
     /// Every address of the node of one family, as frontends name it.
@@ -380,17 +395,26 @@ impl ServiceTable {
     }
 
     /// Every load balancer address, with the only nodes that may answer for it: those with a ready backend, when its
-    /// traffic must stay on the node that takes it.
-    pub fn balancers(&self) -> impl Iterator<Item = (IpAddr, Option<BTreeSet<&str>>)> {
-        self.balanced.iter().filter_map(|key| self.services.get(key)).flat_map(|service| {
-            let nodes = service.external_local.then(|| {
+    /// traffic must stay on the node that takes it. Services that share an address come to one answer, so that every node
+    /// ranks the same candidates: nodes that suit all of them, if there are any.
+    pub fn balancers(&self) -> BTreeMap<IpAddr, Option<BTreeSet<&str>>> {
+        let mut balancers: BTreeMap<IpAddr, Option<BTreeSet<&str>>> = BTreeMap::new();
+        for service in self.balanced.iter().filter_map(|key| self.services.get(key)) {
+            let nodes: Option<BTreeSet<&str>> = service.external_local.then(|| {
                 let slices = self.slices_of.get(&service.key).into_iter().flatten();
                 let endpoints =
                     slices.filter_map(|key| self.slices.get(key)).flat_map(|slice| &slice.endpoints);
                 endpoints.filter(|endpoint| endpoint.ready).map(|endpoint| endpoint.node.as_str()).collect()
             });
-            service.balancer_ips.iter().map(move |address| (*address, nodes.clone()))
-        })
+            for address in &service.balancer_ips {
+                let merged = match balancers.remove(address) {
+                    Some(others) => both_suit(others, nodes.clone()),
+                    None => nodes.clone(),
+                };
+                balancers.insert(*address, merged);
+            }
+        }
+        balancers
     }
 
     /// Keeps the Service's health check port, if it has one, in step with its backends here.
@@ -445,13 +469,16 @@ impl ServiceTable {
                 if scopes.len() > 1 && !inside {
                     frontend.flags |= Frontend::INSIDE;
                 }
-                for (address, number) in &addresses {
-                    let key = FrontendKey {
-                        address: *address,
-                        port: *number,
-                        protocol: port.protocol,
-                        inside: *inside,
-                    };
+                let direct = side == Side::External && frontend.flags & Frontend::DSR != 0;
+                let peers = match port.node_port {
+                    number @ 1.. if direct && family == Family::V6 => {
+                        self.peer_addresses.iter().map(|address| (*address, number)).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                for (address, port_number) in addresses.iter().copied().chain(peers) {
+                    let (protocol, inside) = (port.protocol, *inside);
+                    let key = FrontendKey { address, port: port_number, protocol, inside };
                     self.add_frontend(&service.key, key, frontend, building);
                 }
             }
@@ -626,6 +653,21 @@ impl ServiceTable {
                 building.entries.frontends.insert(key, frontend);
             }
         }
+    }
+}
+
+/// Nodes that may answer for an address of two Services, of which each may leave it to all.
+fn both_suit<'a>(
+    one: Option<BTreeSet<&'a str>>,
+    other: Option<BTreeSet<&'a str>>,
+) -> Option<BTreeSet<&'a str>> {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            let both: BTreeSet<&str> = one.intersection(&other).copied().collect();
+            Some(if both.is_empty() { one.union(&other).copied().collect() } else { both })
+        }
+        // Who has no backend anywhere keeps nobody else's traffic away.
+        (one, other) => one.or(other).filter(|nodes| !nodes.is_empty()),
     }
 }
 

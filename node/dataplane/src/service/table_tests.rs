@@ -267,6 +267,30 @@ fn host_ports_lead_to_their_pod() {
 }
 
 #[test]
+fn what_other_nodes_send_on_as_it_came_is_found_by_their_addresses() {
+    let (mut table, mut maps) = table();
+    let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
+    let mut dual = service();
+    dual.cluster_ips.push(ip("fd00:96::10"));
+    table.set_service(Service { direct_return: true, ..dual.clone() });
+    table.set_slice(slice("six", vec![endpoint("fd00:10::2", "a"), endpoint("fd00:10::3", "b")]));
+    table.set_node_addresses([ip("2001:db8::1")]);
+    table.set_peer_addresses([ip("2001:db8::2"), ip("192.0.2.2")]);
+    maps.apply(&table.settle());
+    for address in ["2001:db8::1", "2001:db8::2"] {
+        assert_eq!(maps.backends_of(address, 30080).map(|backends| backends.len()), Some(2), "{address}");
+    }
+    assert_eq!(maps.backends_of("192.0.2.2", 30080), None, "one entry stands for every IPv4 address");
+    table.set_peer_addresses([ip("2001:db8::3")]);
+    maps.apply(&table.settle());
+    assert_eq!(maps.backends_of("2001:db8::2", 30080), None, "that node left");
+    assert_eq!(maps.backends_of("2001:db8::3", 30080).map(|backends| backends.len()), Some(2));
+    table.set_service(dual);
+    maps.apply(&table.settle());
+    assert_eq!(maps.backends_of("2001:db8::3", 30080), None, "without direct return they translate");
+}
+
+#[test]
 fn each_family_leads_to_backends_of_its_own() {
     let (mut table, mut maps) = table();
     let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
@@ -355,6 +379,33 @@ fn weights_of_pods_make_tables_for_every_algorithm() {
     table.remove_service(&Key::new("shop", "web"));
     maps.apply(&table.settle());
     maps.check_empty();
+}
+
+#[test]
+fn services_that_share_an_address_leave_it_to_nodes_that_suit_all() {
+    let address: IpAddr = "192.0.2.200".parse().expect("an address");
+    // For each Service whether it is local, and its nodes with a ready backend.
+    type Local<'a> = Option<&'a [&'a str]>;
+    let check = |one: Local<'_>, other: Local<'_>, expected: Local<'_>| {
+        let (mut table, _) = table();
+        for (name, local) in [("one", one), ("other", other)] {
+            let key = Key::new("shop", name);
+            let endpoints = local.into_iter().flatten().map(|node| endpoint("10.244.0.2", node)).collect();
+            table.set_slice(EndpointSlice { key: key.clone(), service: key.clone(), ..slice("", endpoints) });
+            let external_local = local.is_some();
+            table.set_service(Service { key, balancer_ips: vec![address], external_local, ..service() });
+        }
+        table.settle();
+        let expected = expected.map(|nodes| nodes.iter().copied().collect());
+        assert_eq!(table.balancers()[&address], expected, "{one:?} and {other:?}");
+    };
+    check(None, None, None);
+    check(Some(&["a"]), None, Some(&["a"]));
+    check(None, Some(&["a", "b"]), Some(&["a", "b"]));
+    check(Some(&["a", "b"]), Some(&["b", "c"]), Some(&["b"]));
+    check(Some(&["a"]), Some(&["c"]), Some(&["a", "c"]));
+    check(Some(&[]), None, None);
+    check(Some(&[]), Some(&["c"]), Some(&["c"]));
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Stop<'_> {
         let path = field_path(self.init, &self.instance.container);
         self.shared.events.container(self.pod, path.clone(), Level::Normal, "Killing", self.message.clone());
         let hook = self.spec.and_then(|spec| Some((spec, spec.lifecycle.as_ref()?.pre_stop.as_ref()?)));
-        let mut extra = Duration::ZERO;
+        let mut least = Instant::now();
         if let Some((spec, action)) = hook {
             let limit = left().max(Duration::from_secs(1));
             let engine = &self.shared.engine;
@@ -68,7 +68,7 @@ impl Stop<'_> {
                 let message = format!("PreStopHook failed: {error}");
                 self.shared.events.container(self.pod, path, Level::Warning, "FailedPreStopHook", message);
             }
-            extra = LEAST_GRACE.saturating_sub(left());
+            least = Instant::now() + LEAST_GRACE;
         }
         let lifecycle = self.spec.and_then(|spec| spec.lifecycle.as_ref());
         let asked = lifecycle.and_then(|lifecycle| lifecycle.stop_signal.clone());
@@ -76,7 +76,8 @@ impl Stop<'_> {
             asked.or_else(|| self.instance.stop_signal.clone()).unwrap_or_else(|| "SIGTERM".to_owned());
         let engine = &self.shared.engine;
         engine.signal(&self.instance.id, &signal).await?;
-        if ended(engine, &self.instance.id, &|| left() + extra).await? {
+        let left = || left().max(least.saturating_duration_since(Instant::now()));
+        if ended(engine, &self.instance.id, &left).await? {
             return Ok(());
         }
         engine.signal(&self.instance.id, "SIGKILL").await?;

@@ -309,6 +309,25 @@ async fn containers_see_environment_volumes_and_init_results_and_their_ends_are_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_ignores_its_signal_is_killed_after_its_hook() {
+    let mut node = Node::new("hook", true).await;
+    node.start();
+    // The first process of a container gets no signal that it does not ask for.
+    let pod = node.create(
+        "deaf",
+        json!({"terminationGracePeriodSeconds": 1, "containers": [
+        {"name": "a", "image": IMAGE, "imagePullPolicy": "Never",
+         "lifecycle": {"preStop": {"exec": {"command": ["true"]}}}}]}),
+    );
+    let uid = node.until(&pod, ready).await["metadata"]["uid"].as_str().unwrap().to_owned();
+    let begun = Instant::now();
+    node.delete(&pod, 1);
+    node.until(&pod, Value::is_null).await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
+    assert!(node.containers(&uid).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crashing_containers_back_off_and_missing_images_are_named() {
     let mut node = Node::new("trouble", true).await;
     node.start();
