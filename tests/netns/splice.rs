@@ -21,7 +21,8 @@ use serde_json::json;
 
 use crate::{
     address, at,
-    world::{DEADLINE, Space, TestPod, World},
+    space::Space,
+    world::{DEADLINE, TestPod, World},
 };
 
 /// Bytes of a stream that are written at once.

@@ -263,7 +263,14 @@ impl Bench {
     }
 
     /// What pods get at the address instead of others.
-    pub fn service_inside(&mut self, addr: IpAddr, port: u16, proto: u8, id: u32, backends: &[(IpAddr, u16)]) {
+    pub fn service_inside(
+        &mut self,
+        addr: IpAddr,
+        port: u16,
+        proto: u8,
+        id: u32,
+        backends: &[(IpAddr, u16)],
+    ) {
         let value = Service { id, backends: backends.len() as u32, ..Service::default() };
         self.service_for(addr, port, (proto, ServiceKey::INSIDE), value, backends);
     }

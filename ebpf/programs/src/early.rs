@@ -63,6 +63,9 @@ fn question<W: Wire>(world: &W, scratch: &mut Scratch, config: &Config) -> Resul
     (key.src, key.src_port) = (packet.src, packet.src_port);
     (key.dst, key.dst_port) = (packet.dst, packet.dst_port);
     (key.proto, key.kind, key._pad) = (packet.proto, NatKey::SERVICE, 0);
+    let fresh = &mut scratch.fresh;
+    (fresh.client, fresh.client_port) = (packet.src, packet.src_port);
+    (fresh.virtual_addr, fresh.virtual_port) = (packet.dst, packet.dst_port);
     let now = world.now();
     let Some(mut nat) = world.nat(&scratch.nat_key) else { return Ok(false) };
     // A datagram does not go to a backend that has left.
@@ -76,15 +79,9 @@ fn question<W: Wire>(world: &W, scratch: &mut Scratch, config: &Config) -> Resul
     let high = scratch.key.set(&to.src, to.src_port, &to.dst, to.dst_port, packet.proto);
     let Some(mut flow) = world.flow(&scratch.key) else { return Ok(false) };
     let reply = (flow.flags & CtEntry::HIGH_OPENED != 0) != high;
-    let packet = &scratch.packet;
-    // Its port may have gone to another client since.
-    let ours = flow.client == packet.src && flow.client_port == packet.src_port;
-    if flow.expires < now
-        || reply
-        || !ours
-        || flow.flags & CtEntry::SNAT == 0
-        || !leave(world, scratch, &mut flow, false)
-    {
+    // The port that the client was given may have gone to another since.
+    let ours = !reply && flow.flags & CtEntry::SNAT != 0 && service::same(&flow, &scratch.fresh);
+    if flow.expires < now || !ours || !leave(world, scratch, &mut flow, false) {
         return Ok(false);
     }
     nat.expires = now.saturating_add(service::lifetime(scratch.packet.proto));
@@ -112,7 +109,7 @@ fn answer<W: Wire>(world: &W, scratch: &mut Scratch) -> bool {
 }
 
 /// Gives the packet the ends `scratch.to` and the next hop; false, with nothing changed, when there is none for it.
-#[inline(always)]
+#[inline(never)]
 fn leave<W: Wire>(world: &W, scratch: &mut Scratch, flow: &mut CtEntry, reply: bool) -> bool {
     if !has_hops(world, &scratch.packet) {
         return false;

@@ -2,8 +2,8 @@
 //! was wrong stays wrong, and one that hardware has yet to finish (CHECKSUM_PARTIAL) stays unfinished.
 
 use crate::parse::{L3, proto};
-use crate::{Ends, Packet, Scratch, World, sctp};
 use crate::steps::outcome;
+use crate::{Ends, Packet, Scratch, World, sctp};
 use fairlead_abi::{Addr, Be16, Reason};
 
 /// A checksum that covers what changes.

@@ -69,9 +69,6 @@ impl Frame {
     }
 }
 
-/// What passes here takes few steps: they are checked with the program.
-impl Steps for Frame {}
-
 impl Skb for Frame {
     #[inline(always)]
     fn length(&self) -> u32 {
@@ -187,6 +184,9 @@ impl Skb for Frame {
         xdp_action::XDP_PASS as i32
     }
 }
+
+/// Only few of the steps are taken here, each in one place.
+impl Steps for Frame {}
 
 impl Wire for Frame {
     #[inline(always)]
