@@ -38,7 +38,7 @@ use ground::{Ground, Node, Programs};
 use objects::{CALM, CHURN, PORT};
 use serde_json::{Value, json};
 use space::{OUTSIDE, OUTSIDE_V6};
-use traffic::{Client, Source, Target, Traffic, Transport};
+use traffic::{Client, Target, Traffic, Transport};
 
 /// How far before a fault changes are told.
 const BEFORE: Duration = Duration::from_secs(3);
@@ -280,7 +280,7 @@ impl Calm {
         for (space, targets) in places {
             for target in targets {
                 loop {
-                    let seen = space.run(|| traffic::ask(Source::Any, target.to, target.transport));
+                    let seen = space.run(|| traffic::ask_once(target.to, target.transport));
                     match seen {
                         Ok(_) => break,
                         Err(error) => ensure!(Instant::now() < end, "{}: {error}", target.what),

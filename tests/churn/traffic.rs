@@ -38,6 +38,9 @@ const BREATH: Duration = Duration::from_millis(4);
 /// lead to one backend cannot be asked from one port at once.
 const PORTS: std::ops::Range<u16> = 10000..60000;
 
+/// Ports that connections which are held come from, so that they are never in the way.
+const HELD_PORTS: std::ops::Range<u16> = 61000..65000;
+
 /// Faults that are kept; what comes after them says nothing new.
 const FAULTS: usize = 100;
 
@@ -104,20 +107,26 @@ impl Shared {
     }
 }
 
-/// Gives ports in turn, for each transport.
-#[derive(Default)]
-pub struct Ports([AtomicU64; 2]);
+/// Gives ports of a range in turn, for each transport.
+struct Ports {
+    range: std::ops::Range<u16>,
+    given: [AtomicU64; 2],
+}
 
 impl Ports {
+    fn new(range: std::ops::Range<u16>) -> Arc<Ports> {
+        Arc::new(Ports { range, given: Default::default() })
+    }
+
     fn next(&self, transport: Transport) -> u16 {
-        let count = self.0[transport as usize].fetch_add(1, Ordering::Relaxed);
-        PORTS.start + (count % u64::from(PORTS.end - PORTS.start)) as u16
+        let count = self.given[transport as usize].fetch_add(1, Ordering::Relaxed);
+        self.range.start + (count % self.range.len() as u64) as u16
     }
 }
 
 /// From where a client asks.
 #[derive(Clone, Copy)]
-pub enum Source<'a> {
+enum Source<'a> {
     /// From ports that its kernel chooses.
     Any,
     /// From ports in turn.
@@ -151,6 +160,7 @@ impl Client<'_> {
 pub struct Traffic {
     shared: Arc<Shared>,
     ports: Arc<Ports>,
+    held_ports: Arc<Ports>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -181,13 +191,18 @@ impl Traffic {
             slowest: AtomicU64::new(0),
             frontends: Mutex::default(),
         };
-        Traffic { shared: Arc::new(shared), ports: Arc::default(), threads: Vec::new() }
+        Traffic {
+            shared: Arc::new(shared),
+            ports: Ports::new(PORTS),
+            held_ports: Ports::new(HELD_PORTS),
+            threads: Vec::new(),
+        }
     }
 
     /// Holds one connection to a target, with a request and its answer again and again.
     pub fn hold(&mut self, client: Client<'_>, target: Target) {
         let (shared, what) = (self.shared.clone(), format!("held from {} to {}", client.name, target.what));
-        let port = client.source(&self.ports).port(target.transport);
+        let port = client.source(&self.held_ports).port(target.transport);
         self.threads.push(client.space.spawn(move || {
             if let Err(error) = hold(&shared, &target, port) {
                 shared.fault(format!("{what}: {error}"));
@@ -203,7 +218,7 @@ impl Traffic {
             let source = if in_turn { Source::InTurn(&ports) } else { Source::Any };
             for target in targets.iter().cycle().take_while(|_| shared.going()) {
                 let began = Instant::now();
-                let seen = ask(source, target.to, target.transport)
+                let seen = ask_within(source, target.to, target.transport, LOST)
                     .and_then(|seen| check(target, &seen))
                     .and_then(|()| shared.took(began));
                 shared.opened.fetch_add(1, Ordering::Relaxed);
@@ -308,8 +323,8 @@ fn parse(line: &str) -> io::Result<(String, IpAddr)> {
 }
 
 /// Asks once over a connection or a socket of its own.
-pub fn ask(source: Source<'_>, to: SocketAddr, transport: Transport) -> io::Result<(String, IpAddr)> {
-    ask_within(source, to, transport, LOST)
+pub fn ask_once(to: SocketAddr, transport: Transport) -> io::Result<(String, IpAddr)> {
+    ask_within(Source::Any, to, transport, LOST)
 }
 
 fn ask_within(
