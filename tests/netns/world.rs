@@ -5,6 +5,7 @@ use std::{
     fs,
     future::Future,
     net::{IpAddr, Ipv4Addr},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{

@@ -11,7 +11,8 @@ use fairlead_dataplane::{
 
 use crate::{
     at,
-    talk::{Server, connect, datagram, exchange},
+    echo::Server,
+    talk::{connect, datagram, exchange},
     world::World,
 };
 

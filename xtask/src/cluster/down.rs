@@ -43,6 +43,7 @@ pub fn run_keeping_docker(steps: &Steps, workspace: &Path, name: &str) -> anyhow
             store: super::Backend::Embedded,
             dual_stack: false,
             overlay: Overlay::default(),
+            splice: false,
         },
         None => {
             steps.say(&format!("there is no cluster `{name}`"));

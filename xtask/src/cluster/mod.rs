@@ -75,6 +75,8 @@ pub struct Cluster {
     pub dual_stack: bool,
     #[serde(default)]
     pub overlay: Overlay,
+    #[serde(default)]
+    pub splice: bool,
 }
 
 /// How pods reach those of other nodes.

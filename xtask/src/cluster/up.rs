@@ -38,6 +38,9 @@ pub struct Args {
     /// How pods reach those of other nodes.
     #[arg(long, value_enum, default_value = "vxlan")]
     pub overlay: Overlay,
+    /// Let connections between pods of a node go from socket to socket.
+    #[arg(long)]
+    pub splice: bool,
     /// Stop when the nodes are Ready, without running the demo.
     #[arg(long)]
     pub no_demo: bool,
@@ -54,6 +57,7 @@ impl Args {
             store: Backend::Embedded,
             dual_stack: false,
             overlay: Overlay::Vxlan,
+            splice: false,
             no_demo: true,
             consent: host::Consent { no_install: false },
         }
@@ -70,6 +74,7 @@ pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitC
         store: args.store,
         dual_stack: args.dual_stack,
         overlay: args.overlay,
+        splice: args.splice,
     };
     let _lock = lock(&cluster.name)?;
     if let Some(existing) = Cluster::load(&cluster.name)?
@@ -111,15 +116,16 @@ fn is_settled(steps: &Steps, existing: &Cluster, wanted: &Cluster) -> anyhow::Re
         down::run(steps, &existing.workspace, &existing.name)?;
         return Ok(false);
     }
-    let shape = |cluster: &Cluster| (cluster.nodes, cluster.store, cluster.dual_stack, cluster.overlay);
+    let shape = |cluster: &Cluster| (cluster.nodes, cluster.store, cluster.dual_stack, cluster.overlay, cluster.splice);
     if alive && shape(existing) != shape(wanted) {
         bail!(
-            "cluster `{}` runs with {} nodes, the {:?} store, {} and overlay {:?}: `cargo xtask down` first to change that",
+            "cluster `{}` runs with {} nodes, the {:?} store, {}, overlay {:?} and splicing {}: `cargo xtask down` first to change that",
             existing.name,
             existing.nodes,
             existing.store,
             if existing.dual_stack { "IPv4 and IPv6" } else { "IPv4 alone" },
-            existing.overlay
+            existing.overlay,
+            if existing.splice { "on" } else { "off" }
         );
     }
     if alive && host::docker_answers().is_ok() && nodes_ready(existing).is_ok() {
@@ -354,6 +360,7 @@ fn apply(cluster: &Cluster) -> anyhow::Result<()> {
             "cluster-cidr": cluster.cluster_cidr(),
             "service-cidr": cluster.service_cidr(),
             "overlay": cluster.overlay,
+            "splice": cluster.splice.to_string(),
             "cluster-dns": CLUSTER_DNS,
             "cluster-domain": CLUSTER_DOMAIN,
         },

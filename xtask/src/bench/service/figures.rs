@@ -27,6 +27,8 @@ pub const ROUTED_SHORT: Figure =
     figure("overlay vs clean routed, short connections", "", AtLeast(0.9), "0.83");
 pub const ROUTED_KEPT: Figure = figure("overlay vs clean routed, request/response", "", AtLeast(0.9), "0.82");
 pub const ROUTED_STREAM: Figure = figure("overlay vs clean routed, stream", "", AtLeast(0.9), "0.96");
+pub const SPLICED: Figure = figure("stream between pods of a node, spliced, vs clean", "", AtLeast(2.0), "");
+pub const SPLICED_KEPT: Figure = figure("  request/response, spliced, vs clean", "", Aim::None, "");
 pub const CHANGE_P50: Figure =
     figure("endpoint changed in the API -> used, p50", "ms", AtMost(5.0), "16; 127; 5480");
 pub const CHANGE_P99: Figure = figure("endpoint changed in the API -> used, p99", "ms", AtMost(20.0), "");
@@ -61,6 +63,8 @@ pub const ROWS: &[Figure] = &[
     ROUTED_SHORT,
     ROUTED_KEPT,
     ROUTED_STREAM,
+    SPLICED,
+    SPLICED_KEPT,
     CHANGE_P50,
     CHANGE_P99,
     OWN,

@@ -29,7 +29,7 @@ use paths::{DETOUR, PORT, Servers, Set, VIRTUAL, inside};
 /// The cluster of the measurement; `up`'s own has another name. It routes between nodes, as the namespaces do that it is
 /// compared with.
 const CLUSTER: &str = "fairlead-bench";
-/// The cluster whose overlay is measured.
+/// The cluster whose overlay is measured, and whose pods of one node are spliced.
 const WRAPPED: &str = "fairlead-bench-vxlan";
 /// In the part of the range that the allocator leaves to those who name their address (KEP-3070).
 const NEAR: &str = "10.96.0.201";
@@ -61,8 +61,9 @@ pub struct Args {
 pub fn run(steps: &Steps, workspace: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     host::require_root("bench service")?;
     println!("{}", machine::describe());
-    for (name, overlay) in [(CLUSTER, Overlay::Native), (WRAPPED, Overlay::Vxlan)] {
-        cluster::up::run(steps, workspace, &cluster::up::Args { overlay, ..cluster::up::Args::plain(name) })?;
+    for (name, overlay, splice) in [(CLUSTER, Overlay::Native, false), (WRAPPED, Overlay::Vxlan, true)] {
+        let args = cluster::up::Args { overlay, splice, ..cluster::up::Args::plain(name) };
+        cluster::up::run(steps, workspace, &args)?;
     }
     let mut columns = Vec::new();
     let measured = measure(steps, workspace, args, &mut columns);
@@ -118,10 +119,9 @@ struct Bench<'a> {
     connections: Vec<Connection>,
     sets: Vec<(Kind, Set)>,
     _servers: Servers,
-    /// The pods of node1 and node2: network namespace and address.
-    pods: [(PathBuf, String); 2],
-    /// The same of the cluster with the overlay.
-    wrapped: [(PathBuf, String); 2],
+    pods: Pods,
+    /// Those of the cluster with the overlay.
+    wrapped: Pods,
     /// What the programs' own test printed about their cost.
     cost: Option<String>,
     /// Idle Services made so far, and Services added by measurements.
@@ -142,7 +142,7 @@ impl<'a> Bench<'a> {
         let pods = start_pods(&cluster)?;
         let wrapped = start_pods(&Cluster::load(WRAPPED)?.context("the cluster with the overlay is gone")?)?;
         let namespaces: Vec<PathBuf> =
-            pods.iter().chain(&wrapped).map(|(namespace, _)| namespace.clone()).collect();
+            [&pods, &wrapped].iter().flat_map(|pods| pods.servers.clone()).map(|(namespace, _)| namespace).collect();
         let servers = Servers::start(&toolbox, &namespaces)?;
         let mut sets = Vec::new();
         for kind in [Kind::Clean, Kind::Nftables, Kind::Vxlan] {
@@ -164,7 +164,7 @@ impl<'a> Bench<'a> {
             made: 0,
             added: 0,
         };
-        let [near, far] = bench.pods.clone().map(|(_, address)| address);
+        let [near, far] = bench.pods.servers.clone().map(|(_, address)| address);
         let mut requests = Vec::new();
         for (name, address, pod, node_port) in
             [("near", NEAR, &near, Some(NEAR_PORT)), ("far", FAR, &far, Some(FAR_PORT)), ("flip", FLIP, &near, None)]
@@ -240,8 +240,8 @@ impl<'a> Bench<'a> {
     fn paths(&self) -> anyhow::Result<Vec<(PathName, PathBuf, String)>> {
         let (clean, nft) = (self.set(Kind::Clean)?, self.set(Kind::Nftables)?);
         let vxlan = self.set(Kind::Vxlan)?;
-        let (client, outside) = (self.pods[0].0.clone(), self.node(OUTSIDE));
-        let [(wrapped, _), (_, wrapped_far)] = &self.wrapped;
+        let (client, outside) = (self.pods.client.clone(), self.node(OUTSIDE));
+        let Pods { client: wrapped, servers: [(_, wrapped_near), (_, wrapped_far)] } = &self.wrapped;
         let (near_pod, far_pod) = (format!("10.50.1.3:{PORT}"), format!("10.50.2.3:{PORT}"));
         let node = Cluster::node_address(0);
         let mut paths = Vec::new();
@@ -249,7 +249,8 @@ impl<'a> Bench<'a> {
             paths.extend(modes.iter().map(|mode| (PathName(what, mode), from.to_path_buf(), to.clone())));
         };
         let all = &["short", "kept", "stream"];
-        add("clean near", &["short", "kept"], &clean.path("client"), near_pod.clone());
+        add("clean near", all, &clean.path("client"), near_pod.clone());
+        add("spliced", &["stream", "kept"], wrapped, format!("{wrapped_near}:{PORT}"));
         add("near", &["short", "kept"], &client, format!("{NEAR}:80"));
         add("clean far", all, &clean.path("client"), far_pod.clone());
         add("far", &["short", "kept"], &client, format!("{FAR}:80"));
@@ -307,7 +308,6 @@ impl<'a> Bench<'a> {
     fn changes(&mut self, column: &mut Column) -> anyhow::Result<()> {
         const TIMES: usize = 60;
         let address: SocketAddr = format!("{FLIP}:80").parse()?;
-        let pod = self.pods[0].clone();
         let share = |bench: &Self| -> anyhow::Result<(f64, f64)> {
             let of = |line: &str| bench.metric("node1", line);
             Ok((of("fairlead_sync_seconds_sum")?, of("fairlead_sync_seconds_count")?))
@@ -321,7 +321,8 @@ impl<'a> Bench<'a> {
             let since = Instant::now();
             let writes = &mut self.connections;
             self.runtime.block_on(drive(writes, vec![change], 200))?;
-            times.push(probe::within(&pod.0, || probe::until(address, name, since, PATIENCE))?);
+            let client = &self.pods.client;
+            times.push(probe::within(client, || probe::until(address, name, since, PATIENCE))?);
         }
         let after = share(self)?;
         times.sort();
@@ -345,11 +346,11 @@ impl<'a> Bench<'a> {
             let (name, address) = (format!("new-{}", self.added), format!("10.96.0.{}", 20 + self.added));
             let target: SocketAddr = format!("{address}:80").parse()?;
             let since = Instant::now();
-            let pod = vec![self.pods[0].1.clone()];
+            let pod = vec![self.pods.servers[0].1.clone()];
             self.write(vec![objects::slice(&name, &pod, 9000)])?;
             self.write(vec![objects::service(&name, Some(&address), None)])?;
-            let namespace = self.pods[0].0.clone();
-            times.push(probe::within(&namespace, || probe::until(target, "one", since, PATIENCE))?);
+            let client = &self.pods.client;
+            times.push(probe::within(client, || probe::until(target, "one", since, PATIENCE))?);
         }
         times.sort();
         let millis = |at: usize| times[at].as_secs_f64() * 1000.0;
@@ -366,7 +367,7 @@ impl<'a> Bench<'a> {
         column.add(f::MEMORY, machine::resident(pid)?, String::new());
         let mut held = Vec::new();
         for _ in 0..HELD {
-            let mut stream = inside(&self.pods[0].0);
+            let mut stream = inside(&self.pods.client);
             stream.arg(&self.toolbox).args(["stream", &format!("{FLIP}:80"), "--seconds", "8"]);
             held.push(stream.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?);
         }
@@ -401,7 +402,7 @@ impl<'a> Bench<'a> {
         const SECONDS: f64 = 1.0;
         let name = format!("far.{}.svc.cluster.local", objects::NAMESPACE);
         let load = |window: &str| -> anyhow::Result<Value> {
-            let mut load = inside(&self.pods[0].0);
+            let mut load = inside(&self.pods.client);
             load.arg(&self.toolbox).args(["dnsload", CLUSTER_DNS, &name, "--window", window]);
             Ok(serde_json::from_str(&output(load.args(["--seconds", &SECONDS.to_string()]))?)?)
         };
@@ -461,6 +462,8 @@ const RATIOS: &[(Figure, &str, &str, &str)] = &[
     (f::OVERLAY_SHORT, "short", "overlay", "vxlan"),
     (f::OVERLAY_KEPT, "kept", "overlay", "vxlan"),
     (f::OVERLAY_STREAM, "stream", "overlay", "vxlan"),
+    (f::SPLICED, "stream", "spliced", "clean near"),
+    (f::SPLICED_KEPT, "kept", "spliced", "clean near"),
     (f::ROUTED_SHORT, "short", "overlay", "clean far"),
     (f::ROUTED_KEPT, "kept", "overlay", "clean far"),
     (f::ROUTED_STREAM, "stream", "overlay", "clean far"),
@@ -472,21 +475,32 @@ fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Starts a cluster's pods, one on each node.
-fn start_pods(cluster: &Cluster) -> anyhow::Result<[(PathBuf, String); 2]> {
-    feed(&mut cluster.kubectl(&["apply", "-f", "-"]), objects::servers().as_bytes())?;
-    let rollout = ["rollout", "status", "daemonset/pod", "-n", objects::NAMESPACE, "--timeout=90s"];
-    output(&mut cluster.kubectl(&rollout))?;
-    Ok([pod(cluster, "node1")?, pod(cluster, "node2")?])
+/// The pods of a cluster that take part.
+struct Pods {
+    /// Network namespace of one on node1 that asks.
+    client: PathBuf,
+    /// Those of node1 and node2 that answer: network namespace and address.
+    servers: [(PathBuf, String); 2],
 }
 
-/// Network namespace and address of the bench's pod on a node.
-fn pod(cluster: &Cluster, node: &str) -> anyhow::Result<(PathBuf, String)> {
-    let fields = format!("spec.nodeName={node}");
-    let path = "jsonpath={.items[0].status.podIP}";
-    let words = ["get", "pods", "-n", objects::NAMESPACE, "--field-selector", &fields, "-o", path];
-    let address = output(&mut cluster.kubectl(&words))?.trim().to_owned();
-    let pid = process(&container(cluster, node, "one")?)?;
+/// Starts a cluster's pods, two on each node.
+fn start_pods(cluster: &Cluster) -> anyhow::Result<Pods> {
+    feed(&mut cluster.kubectl(&["apply", "-f", "-"]), objects::servers().as_bytes())?;
+    for set in ["daemonset/pod", "daemonset/client"] {
+        let rollout = ["rollout", "status", set, "-n", objects::NAMESPACE, "--timeout=90s"];
+        output(&mut cluster.kubectl(&rollout))?;
+    }
+    let (client, _) = pod(cluster, "node1", "client", "client")?;
+    Ok(Pods { client, servers: [pod(cluster, "node1", "pod", "one")?, pod(cluster, "node2", "pod", "one")?] })
+}
+
+/// Network namespace and address of a set's pod on a node.
+fn pod(cluster: &Cluster, node: &str, set: &str, name: &str) -> anyhow::Result<(PathBuf, String)> {
+    let (fields, label) = (format!("spec.nodeName={node}"), format!("app={set}"));
+    let mut get = cluster.kubectl(&["get", "pods", "-n", objects::NAMESPACE, "--field-selector", &fields]);
+    get.args(["-l", &label, "-o", "jsonpath={.items[0].status.podIP}"]);
+    let address = output(&mut get)?.trim().to_owned();
+    let pid = process(&container(cluster, node, name)?)?;
     Ok((PathBuf::from(format!("/proc/{pid}/ns/net")), address))
 }
 

@@ -63,7 +63,7 @@ pub fn idle(n: usize) -> [Vec<u8>; 2] {
     [slice(&name, &addresses, 8080), service(&name, None, None)]
 }
 
-/// The namespace itself, and a pod on each node that serves everything the measurements ask for.
+/// The namespace itself, a pod on each node that serves everything the measurements ask for, and one that asks.
 pub fn servers() -> String {
     let body = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -73,6 +73,12 @@ pub fn servers() -> String {
             "metadata": {"labels": {"app": "pod"}},
             "spec": {"terminationGracePeriodSeconds": 1, "containers": [
                 container("one", 8080, 9000, 9001), container("two", 8081, 9100, 9101)]}}}},
+        {"apiVersion": "apps/v1", "kind": "DaemonSet",
+         "metadata": {"name": "client", "namespace": NAMESPACE},
+         "spec": {"selector": {"matchLabels": {"app": "client"}}, "template": {
+            "metadata": {"labels": {"app": "client"}},
+            "spec": {"terminationGracePeriodSeconds": 1, "containers": [
+                container("client", 8080, 9000, 9001)]}}}},
     ]});
     body.to_string()
 }
