@@ -2,6 +2,7 @@
 //! objects that shares no code with it, and after a fresh start.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -112,8 +113,18 @@ fn frontends(found: &[Entry]) -> anyhow::Result<BTreeMap<String, BTreeSet<Socket
         ensure!(backends.len() == count.parse::<usize>()?, "{entry:?} counts other than {backends:?}");
         frontends.insert(entry.key.clone(), backends);
     }
+    for entry in found.iter().filter(|entry| entry.map == map::SERVICES) {
+        let other = match entry.key.strip_suffix(INSIDE) {
+            Some(outside) => found.iter().any(|of| of.key == outside && of.value.contains("others-inside")),
+            None => !entry.value.contains("others-inside") || frontends.contains_key(&(entry.key.clone() + INSIDE)),
+        };
+        ensure!(other, "{entry:?} has no counterpart");
+    }
     Ok(frontends)
 }
+
+/// What a frontend for pods and the node alone ends with.
+const INSIDE: &str = " from inside";
 
 fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().map(Vec::as_slice).unwrap_or_default().iter().filter_map(Value::as_str)
@@ -128,6 +139,8 @@ impl Wanted {
     /// Frontends that must be there on a node, and those of node ports, which are there on every address of the node.
     fn frontends(&self, node: &Node) -> (Frontends, Frontends) {
         let (mut named, mut on_node) = (Frontends::new(), Frontends::new());
+        // Whether they are there depends on whose Service has an address that several ask for.
+        let inside = RefCell::new(Frontends::new());
         for service in &self.services {
             let spec = &service["spec"];
             let clusters: Vec<IpAddr> = texts(&spec["clusterIPs"]).filter_map(|ip| ip.parse().ok()).collect();
@@ -141,7 +154,12 @@ impl Wanted {
                     let add = |into: &mut Frontends, address: &str, number: &Value, policy: &str| {
                         let local = (spec[policy] == "Local").then_some(node.name.as_str());
                         let backends = self.backends(service, port, v4, local);
-                        into.entry(format!("{address}:{number}/{protocol}")).or_default().push(backends);
+                        let key = format!("{address}:{number}/{protocol}");
+                        into.entry(key.clone()).or_default().push(backends);
+                        if policy == "externalTrafficPolicy" && local.is_some() {
+                            let all = self.backends(service, port, v4, None);
+                            inside.borrow_mut().entry(key + INSIDE).or_default().push(all);
+                        }
                     };
                     let bracketed = |address: IpAddr| {
                         if v4 { address.to_string() } else { format!("[{address}]") }
@@ -182,6 +200,7 @@ impl Wanted {
                 }
             }
         }
+        on_node.extend(inside.into_inner());
         (named, on_node)
     }
 

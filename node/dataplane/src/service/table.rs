@@ -459,7 +459,7 @@ impl ServiceTable {
             let addresses = self.addresses(service, port, family, side);
             let local = if side == Side::Cluster { service.internal_local } else { service.external_local };
             // The external policy is about clients outside; others are served as at the cluster addresses (KEP-1669).
-            let scopes: &[bool] = if local && side != Side::Cluster { &[true, false] } else { &[false] };
+            let scopes: &[bool] = if local && side != Side::Cluster { &[false, true] } else { &[false] };
             for inside in scopes.iter().filter(|_| !addresses.is_empty()) {
                 let local = local && !inside;
                 let Some(mut frontend) = self.frontend(service, port, family, side, local, previous, building)
@@ -477,9 +477,15 @@ impl ServiceTable {
                     _ => Vec::new(),
                 };
                 for (address, port_number) in addresses.iter().copied().chain(peers) {
-                    let (protocol, inside) = (port.protocol, *inside);
-                    let key = FrontendKey { address, port: port_number, protocol, inside };
-                    self.add_frontend(&service.key, key, frontend, building);
+                    let protocol = port.protocol;
+                    let key = FrontendKey { address, port: port_number, protocol, inside: false };
+                    // Whoever has the address decides what pods get there.
+                    if !inside {
+                        self.add_frontend(&service.key, key, frontend, building);
+                    } else if building.entries.frontends.contains_key(&key) {
+                        let key = FrontendKey { inside: true, ..key };
+                        self.add_frontend(&service.key, key, frontend, building);
+                    }
                 }
             }
         }

@@ -478,3 +478,34 @@ fn health_checks_count_what_is_ready_here() {
     maps.apply(&table.settle());
     assert_eq!(table.changed_checks(), Some(Checks::new()));
 }
+
+#[test]
+fn who_has_an_address_decides_what_pods_get_there() {
+    let (mut table, mut maps) = table();
+    let external: IpAddr = "203.0.113.7".parse().expect("an address");
+    let asks = |name: &str, external_local: bool| {
+        let mut other = Service {
+            key: Key::new("shop", name),
+            cluster_ips: vec![Ipv4Addr::new(10, 96, 0, if external_local { 11 } else { 12 }).into()],
+            external_ips: vec![external],
+            external_local,
+            ..service()
+        };
+        other.ports[0].node_port = 0;
+        other
+    };
+    let scopes = |maps: &Maps| {
+        let mut scopes: Vec<u8> =
+            maps.frontends.keys().filter(|key| key.addr == external.into()).map(|key| key.scope).collect();
+        scopes.sort_unstable();
+        scopes
+    };
+    table.set_service(asks("first", false));
+    maps.apply(&table.settle());
+    table.set_service(asks("later", true));
+    maps.apply(&table.settle());
+    assert_eq!(scopes(&maps), [0], "the second waits for both");
+    table.remove_service(&Key::new("shop", "first"));
+    maps.apply(&table.settle());
+    assert_eq!(scopes(&maps), [0, ServiceKey::INSIDE]);
+}
