@@ -89,10 +89,11 @@ impl Shared {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    fn fault(&self, text: String) {
+    /// Notes what went wrong with something that began then.
+    fn fault(&self, began: Instant, text: String) {
         let mut faults = self.faults.lock().expect("the faults");
         if faults.len() < FAULTS {
-            faults.push((Instant::now(), text));
+            faults.push((began, text));
         }
     }
 
@@ -204,8 +205,9 @@ impl Traffic {
         let (shared, what) = (self.shared.clone(), format!("held from {} to {}", client.name, target.what));
         let port = client.source(&self.held_ports).port(target.transport);
         self.threads.push(client.space.spawn(move || {
-            if let Err(error) = hold(&shared, &target, port) {
-                shared.fault(format!("{what}: {error}"));
+            let mut began = Instant::now();
+            if let Err(error) = hold(&shared, &target, port, &mut began) {
+                shared.fault(began, format!("{what}: {error}"));
             }
         }));
     }
@@ -224,7 +226,8 @@ impl Traffic {
                 shared.opened.fetch_add(1, Ordering::Relaxed);
                 if let Err(error) = seen {
                     let took = began.elapsed().as_millis();
-                    shared.fault(format!("new from {who} to {} after {took} ms: {error}", target.what));
+                    shared
+                        .fault(began, format!("new from {who} to {} after {took} ms: {error}", target.what));
                 }
                 std::thread::sleep(BREATH);
             }
@@ -246,6 +249,7 @@ impl Traffic {
                 };
                 turn += 1;
                 let Some(rough) = picked else { continue };
+                let asked = Instant::now();
                 let Ok((server, _)) = ask_within(source, rough.to, Transport::Tcp, IMPATIENCE) else {
                     shared.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
@@ -253,8 +257,10 @@ impl Traffic {
                 shared.rough.fetch_add(1, Ordering::Relaxed);
                 let still = shared.frontends.lock().expect("the frontends")[side].contains(&rough);
                 if still && !server.starts_with(&rough.group) {
-                    shared
-                        .fault(format!("{who} asked {} of {} and {server} answered", rough.to, rough.group));
+                    shared.fault(
+                        asked,
+                        format!("{who} asked {} of {} and {server} answered", rough.to, rough.group),
+                    );
                 }
             }
         }));
@@ -292,7 +298,7 @@ impl Traffic {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                self.shared.fault("a client failed".to_owned());
+                self.shared.fault(Instant::now(), "a client failed".to_owned());
             }
         }
     }
@@ -386,22 +392,24 @@ fn exchange_datagram(socket: &UdpSocket, question: &[u8], buffer: &mut [u8]) -> 
     socket.recv(buffer)
 }
 
-fn hold(shared: &Shared, target: &Target, port: u16) -> io::Result<()> {
+/// Holds one connection until the end; `began` is when its last request did.
+fn hold(shared: &Shared, target: &Target, port: u16, began: &mut Instant) -> io::Result<()> {
     match target.transport {
         Transport::Tcp => {
             let (mut stream, seen) = open(port, target.to, LOST)?;
             check(target, &seen)?;
-            hold_stream(shared, &mut stream)
+            hold_stream(shared, &mut stream, began)
         }
         Transport::Udp => {
             let socket = socket(port, target.to, LOST)?;
             let mut buffer = [0; 256];
             let mut round = 0_u64;
             while shared.going() {
-                let (question, began) = (round.to_be_bytes(), Instant::now());
+                let question = round.to_be_bytes();
+                *began = Instant::now();
                 let length = exchange_datagram(&socket, &question, &mut buffer)
                     .map_err(|error| io::Error::new(error.kind(), format!("datagram {round}: {error}")))?;
-                shared.took(began)?;
+                shared.took(*began)?;
                 let line = buffer[..length].strip_suffix(&question[..]);
                 let line =
                     line.ok_or_else(|| io::Error::other(format!("datagram {round} came back changed")))?;
@@ -415,25 +423,25 @@ fn hold(shared: &Shared, target: &Target, port: u16) -> io::Result<()> {
     }
 }
 
-fn hold_stream(shared: &Shared, stream: &mut TcpStream) -> io::Result<()> {
+fn hold_stream(shared: &Shared, stream: &mut TcpStream, began: &mut Instant) -> io::Result<()> {
     let mut back = [0; 64];
     let (mut round, mut again) = (0_u64, 0);
     while shared.going() {
         let mut block = [round as u8; 64];
         block[..8].copy_from_slice(&round.to_be_bytes());
-        let began = Instant::now();
+        *began = Instant::now();
         stream.write_all(&block).and_then(|()| stream.read_exact(&mut back)).map_err(|error| {
             let waited = began.elapsed().as_millis();
             io::Error::new(error.kind(), format!("round {round} after {waited} ms: {error}"))
         })?;
-        shared.took(began)?;
+        shared.took(*began)?;
         if back != block {
             return Err(io::Error::other(format!("round {round} came back changed")));
         }
         // What was lost and sent again shows here even when it was not missed for long. A machine that stands still makes
         // the kernel believe that something was lost.
         let sent_again = retransmitted(stream)?;
-        if sent_again > again && shared.pauses.since(began).is_zero() {
+        if sent_again > again && shared.pauses.since(*began).is_zero() {
             return Err(io::Error::other(format!("a segment of round {round} was sent again")));
         }
         again = sent_again;
