@@ -226,14 +226,18 @@ impl<'a> Bench<'a> {
         Ok(text.lines().find_map(sample).with_context(|| format!("there is no metric {name}"))??)
     }
 
-    /// Answers per second, or bytes per second of a stream.
-    fn ask(&self, from: &Path, target: &str, mode: &str) -> anyhow::Result<f64> {
+    /// Answers per second, or bytes per second of a stream; and how many connections failed, which what is compared with
+    /// may have, too.
+    fn ask(&self, from: &Path, target: &str, mode: &str) -> anyhow::Result<(f64, u64)> {
         let mut ask = inside(from);
         ask.arg(&self.toolbox).args(["ask", target, "--mode", mode]);
         let streams = if mode == "stream" { "1" } else { "4" };
         ask.args(["--connections", streams, "--seconds", &self.args.seconds.to_string()]);
-        let seen: Value = serde_json::from_str(&output(&mut ask)?)?;
-        seen["per_second"].as_f64().context("a report without a rate")
+        let done = ask.stderr(Stdio::piped()).output().context("starting toolbox ask")?;
+        let seen: Value = serde_json::from_slice(&done.stdout)
+            .with_context(|| String::from_utf8_lossy(&done.stderr).into_owned())?;
+        let rate = seen["per_second"].as_f64().context("a report without a rate")?;
+        Ok((rate, seen["failed"].as_u64().unwrap_or_default()))
     }
 
     /// Every path with where it starts and leads to.
@@ -273,10 +277,13 @@ impl<'a> Bench<'a> {
     fn rates(&mut self, column: &mut Column) -> anyhow::Result<()> {
         let paths = self.paths()?;
         let mut rates: BTreeMap<PathName, Vec<f64>> = BTreeMap::new();
+        let mut failed: BTreeMap<PathName, u64> = BTreeMap::new();
         for _ in 0..self.args.rounds {
             for (name, from, to) in &paths {
-                let rate = self.ask(from, to, name.1).with_context(|| format!("{}, {}", name.0, name.1))?;
+                let (rate, lost) =
+                    self.ask(from, to, name.1).with_context(|| format!("{}, {}", name.0, name.1))?;
                 rates.entry(*name).or_default().push(rate);
+                *failed.entry(*name).or_default() += lost;
             }
         }
         for (figure, mode, path, whole) in RATIOS {
@@ -289,11 +296,15 @@ impl<'a> Bench<'a> {
             let ratio = median(&mut ratios);
             let unit = if *mode == "stream" { 1e9 / 8.0 } else { 1.0 };
             let name = if *mode == "stream" { "Gbit/s" } else { "/s" };
+            let lost = match failed.get(&PathName(path, mode)) {
+                Some(lost @ 1..) => format!("; {lost} connections failed"),
+                _ => String::new(),
+            };
             column.add(
                 *figure,
                 ratio,
                 format!(
-                    "{} {name} against {} {name}; rounds {} to {}",
+                    "{} {name} against {} {name}; rounds {} to {}{lost}",
                     number(own / unit),
                     number(base / unit),
                     number(ratios[0]),
