@@ -116,7 +116,10 @@ fn frontends(found: &[Entry]) -> anyhow::Result<BTreeMap<String, BTreeSet<Socket
     for entry in found.iter().filter(|entry| entry.map == map::SERVICES) {
         let other = match entry.key.strip_suffix(INSIDE) {
             Some(outside) => found.iter().any(|of| of.key == outside && of.value.contains("others-inside")),
-            None => !entry.value.contains("others-inside") || frontends.contains_key(&(entry.key.clone() + INSIDE)),
+            None => {
+                !entry.value.contains("others-inside")
+                    || frontends.contains_key(&(entry.key.clone() + INSIDE))
+            }
         };
         ensure!(other, "{entry:?} has no counterpart");
     }

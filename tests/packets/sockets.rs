@@ -76,8 +76,12 @@ fn socket(cookie: u64, netns: u64, proto: u8, to: (IpAddr, u16)) -> Socket {
 fn what_is_for_inside_alone_serves_pods_and_the_node() {
     for netns in [POD, HOST] {
         let mut world = world(1);
-        let key =
-            ServiceKey { addr: Addr::UNSPECIFIED, port: Be16::new(30080), proto: TCP, scope: ServiceKey::INSIDE };
+        let key = ServiceKey {
+            addr: Addr::UNSPECIFIED,
+            port: Be16::new(30080),
+            proto: TCP,
+            scope: ServiceKey::INSIDE,
+        };
         if let Some(service) = world.services.get_mut(&ServiceKey { scope: 0, ..key }) {
             service.flags = Service::LOCAL | Service::INSIDE;
         }

@@ -1,8 +1,8 @@
 //! Where a packet goes once it may.
 
 use crate::parse::L3;
-use crate::{Family, NEXT, Outcome, Scratch, World, rate};
 use crate::steps::outcome;
+use crate::{Family, NEXT, Outcome, Scratch, World, rate};
 use fairlead_abi::{Addr, Config, Endpoint, Metric, RateKey, Reason};
 
 /// Hands the packet to a pod of this node. `redirect_peer` skips the pod's own hook, so ingress policy must

@@ -80,8 +80,7 @@ extern "C" fn fairlead_admit(
     node: u32,
 ) -> u64 {
     // SAFETY: the programs hand over references alone.
-    let (scratch, source, destination) =
-        unsafe { (scratch.as_mut(), source.as_ref(), destination.as_ref()) };
+    let (scratch, source, destination) = unsafe { (scratch.as_mut(), source.as_ref(), destination.as_ref()) };
     let Some(scratch) = scratch else { return Seen::refused(Reason::NotConfigured) };
     match conntrack::judge(&Kernel::new(ctx), scratch, &Parties { source, destination, node: node != 0 }) {
         Ok(seen) => seen.pack(),

@@ -5,8 +5,8 @@
 
 use crate::parse::{Ipv4, Ipv6, L3, Packet, extensions, proto};
 use crate::rewrite::{self, Side, Sum};
-use crate::{Scratch, World};
 use crate::steps::outcome;
+use crate::{Scratch, World};
 use fairlead_abi::{Addr, Be16, CtEntry, NatKey, Reason};
 
 const FRAGMENT_OFFSET: u16 = 0x1fff;

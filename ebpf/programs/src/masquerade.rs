@@ -2,8 +2,8 @@
 
 use crate::parse::{Packet, proto};
 use crate::service::{is_over, is_translated_port, lifetime, port};
-use crate::{Family, Scratch, World};
 use crate::steps::outcome;
+use crate::{Family, Scratch, World};
 use fairlead_abi::{Addr, Config, CtEntry, Metric, NatKey, Reason};
 
 /// How many source ports are tried.

@@ -2,8 +2,8 @@
 //! is compared with what is there before anything is believed.
 
 use crate::family::Family;
-use crate::{Scratch, World};
 use crate::steps::outcome;
+use crate::{Scratch, World};
 use fairlead_abi::{Addr, Be16, Be32, Config, FragmentValue, Reason};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

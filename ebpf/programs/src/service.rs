@@ -2,8 +2,8 @@
 
 use crate::conntrack;
 use crate::parse::{Packet, proto};
-use crate::{Family, Scratch, World, world::Maps, world::is_own};
 use crate::steps::outcome;
+use crate::{Family, Scratch, World, world::Maps, world::is_own};
 use fairlead_abi::*;
 
 /// How many backends are tried before a packet is given up.
@@ -430,7 +430,8 @@ fn claim<W: World>(world: &W, scratch: &mut Scratch, config: &Config) -> bool {
         let ended = attempt >= PORT_ATTEMPTS / 2 && scratch.packet.is_syn();
         let free = |flow: &CtEntry| flow.expires < now || (ended && is_over(flow)) || same(flow, fresh);
         if world.claim_flow(&scratch.key, fresh)
-            || (world.flow(&scratch.key).is_some_and(|flow| free(&flow)) && world.set_flow(&scratch.key, fresh))
+            || (world.flow(&scratch.key).is_some_and(|flow| free(&flow))
+                && world.set_flow(&scratch.key, fresh))
         {
             if counted != 0 {
                 conntrack::count(world, &to.dst, to.dst_port, scratch.packet.proto, fresh.service << 1 | 1);

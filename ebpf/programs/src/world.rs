@@ -1,7 +1,7 @@
 //! Everything outside of the programs: maps, clock and the packet.
 
-use core::ops::DerefMut;
 use crate::Steps;
+use core::ops::DerefMut;
 use fairlead_abi::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::supervise::{MARK, Plan, Process};
 use super::{
-    Backend, CLUSTER_DNS, CLUSTER_DOMAIN, Cluster, Overlay, SERVER_ADDRESS, SERVER_ADDRESS6, down, network, processes,
+    Backend, CLUSTER_DNS, CLUSTER_DOMAIN, Cluster, Overlay, SERVER_ADDRESS, SERVER_ADDRESS6, down, network,
+    processes,
 };
 use crate::process::{command, feed, output, sh, wait};
 use crate::steps::Steps;
@@ -116,7 +117,9 @@ fn is_settled(steps: &Steps, existing: &Cluster, wanted: &Cluster) -> anyhow::Re
         down::run(steps, &existing.workspace, &existing.name)?;
         return Ok(false);
     }
-    let shape = |cluster: &Cluster| (cluster.nodes, cluster.store, cluster.dual_stack, cluster.overlay, cluster.splice);
+    let shape = |cluster: &Cluster| {
+        (cluster.nodes, cluster.store, cluster.dual_stack, cluster.overlay, cluster.splice)
+    };
     if alive && shape(existing) != shape(wanted) {
         bail!(
             "cluster `{}` runs with {} nodes, the {:?} store, {}, overlay {:?} and splicing {}: `cargo xtask down` first to change that",

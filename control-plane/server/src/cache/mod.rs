@@ -484,7 +484,8 @@ mod tests {
         assert_eq!(page(None, Some(6)), ("a/b a/d".into(), true, 2));
         assert_eq!(page(Some("a/d"), Some(6)), ("a/f a/h".into(), false, 0));
         // Whatever a client says it has seen.
-        for (after, first) in [("", "a/b a/c"), ("a", "a/b a/c"), ("a/", "a/b a/c"), ("a/zz", ""), ("zz", "")] {
+        for (after, first) in [("", "a/b a/c"), ("a", "a/b a/c"), ("a/", "a/b a/c"), ("a/zz", ""), ("zz", "")]
+        {
             assert_eq!(page(Some(after), None).0, first, "{after}");
         }
     }

@@ -462,7 +462,8 @@ impl ServiceTable {
             let scopes: &[bool] = if local && side != Side::Cluster { &[false, true] } else { &[false] };
             for inside in scopes.iter().filter(|_| !addresses.is_empty()) {
                 let local = local && !inside;
-                let Some(mut frontend) = self.frontend(service, port, family, side, local, previous, building)
+                let Some(mut frontend) =
+                    self.frontend(service, port, family, side, local, previous, building)
                 else {
                     continue;
                 };
@@ -643,13 +644,7 @@ impl ServiceTable {
     }
 
     /// The first Service to name an address and port has it; others wait until it is given up.
-    fn add_frontend(
-        &mut self,
-        owner: &Key,
-        key: FrontendKey,
-        frontend: Frontend,
-        building: &mut Building,
-    ) {
+    fn add_frontend(&mut self, owner: &Key, key: FrontendKey, frontend: Frontend, building: &mut Building) {
         match self.owners.get(&key) {
             Some(other) if other != owner => {
                 self.contested.entry(key).or_default().insert(owner.clone());

@@ -154,7 +154,13 @@ fn local_policies_use_only_backends_of_this_node() {
     maps.apply(&table.settle());
     assert_eq!(maps.backends_of("0.0.0.0", 30080), Some(vec!["10.244.0.2:8080".to_owned()]));
     assert_eq!(maps.backends_of("10.96.0.10", 80).map(|backends| backends.len()), Some(2));
-    let key = FrontendKey { address: Family::V4.unspecified(), port: 30080, protocol: Protocol::Tcp, inside: false }.wire();
+    let key = FrontendKey {
+        address: Family::V4.unspecified(),
+        port: 30080,
+        protocol: Protocol::Tcp,
+        inside: false,
+    }
+    .wire();
     assert_eq!(maps.frontends[&key].flags, Frontend::LOCAL | Frontend::INSIDE);
     // Pods and the node are no outside.
     let inside = maps.frontends[&ServiceKey { scope: ServiceKey::INSIDE, ..key }];

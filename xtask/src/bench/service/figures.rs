@@ -18,8 +18,10 @@ pub const PORT_NEAR: Figure =
     figure("NodePort from outside, backend there, short, vs clean", "", AtLeast(0.90), "0.78");
 pub const PORT_FAR: Figure =
     figure("NodePort from outside by a node between, short, vs clean", "", AtLeast(0.90), "0.78");
-pub const NFT_PORT_NEAR: Figure = figure("  nftables here: from outside, backend there", "", Aim::None, "0.78");
-pub const NFT_PORT_FAR: Figure = figure("  nftables here: from outside by a node between", "", Aim::None, "0.78");
+pub const NFT_PORT_NEAR: Figure =
+    figure("  nftables here: from outside, backend there", "", Aim::None, "0.78");
+pub const NFT_PORT_FAR: Figure =
+    figure("  nftables here: from outside by a node between", "", Aim::None, "0.78");
 pub const OVERLAY_SHORT: Figure = figure("overlay vs kernel vxlan, short connections", "", AtLeast(1.0), "");
 pub const OVERLAY_KEPT: Figure = figure("overlay vs kernel vxlan, request/response", "", AtLeast(1.0), "");
 pub const OVERLAY_STREAM: Figure = figure("overlay vs kernel vxlan, stream", "", AtLeast(1.0), "");

@@ -141,8 +141,11 @@ impl<'a> Bench<'a> {
         let target = Target::admin(&cluster.server_data(), port)?;
         let pods = start_pods(&cluster)?;
         let wrapped = start_pods(&Cluster::load(WRAPPED)?.context("the cluster with the overlay is gone")?)?;
-        let namespaces: Vec<PathBuf> =
-            [&pods, &wrapped].iter().flat_map(|pods| pods.servers.clone()).map(|(namespace, _)| namespace).collect();
+        let namespaces: Vec<PathBuf> = [&pods, &wrapped]
+            .iter()
+            .flat_map(|pods| pods.servers.clone())
+            .map(|(namespace, _)| namespace)
+            .collect();
         let servers = Servers::start(&toolbox, &namespaces)?;
         let mut sets = Vec::new();
         for kind in [Kind::Clean, Kind::Nftables, Kind::Vxlan] {
@@ -166,9 +169,11 @@ impl<'a> Bench<'a> {
         };
         let [near, far] = bench.pods.servers.clone().map(|(_, address)| address);
         let mut requests = Vec::new();
-        for (name, address, pod, node_port) in
-            [("near", NEAR, &near, Some(NEAR_PORT)), ("far", FAR, &far, Some(FAR_PORT)), ("flip", FLIP, &near, None)]
-        {
+        for (name, address, pod, node_port) in [
+            ("near", NEAR, &near, Some(NEAR_PORT)),
+            ("far", FAR, &far, Some(FAR_PORT)),
+            ("flip", FLIP, &near, None),
+        ] {
             let port = if name == "flip" { 9000 } else { PORT };
             requests.push(objects::slice(name, std::slice::from_ref(pod), port));
             requests.push(objects::service(name, Some(address), node_port));
@@ -420,17 +425,20 @@ impl<'a> Bench<'a> {
         let server = process(&container(&self.cluster, "node1", "dns")?)?;
         // A parent holds the sockets; its child answers.
         let pids = machine::family(server)?;
-        let used = || -> anyhow::Result<f64> {
-            pids.iter().map(|pid| Ok(machine::cpu(*pid)?.total())).sum()
-        };
+        let used = || -> anyhow::Result<f64> { pids.iter().map(|pid| Ok(machine::cpu(*pid)?.total())).sum() };
         let before = used()?;
         let many = load("32")?;
-        let (cpu, answers) = (used()? - before, many["answers"].as_f64().context("a report without answers")?);
+        let (cpu, answers) =
+            (used()? - before, many["answers"].as_f64().context("a report without answers")?);
         let rate = number(many["per_second"].as_f64().unwrap_or_default());
         column.add(f::NAMES, answers / cpu, format!("{rate} /s for one client, {} CPU s", number(cpu)));
         let few = load("4")?;
         let p99 = few["p99_us"].as_f64().context("a report without p99")? / 1000.0;
-        column.add(f::NAMES_P99, p99, format!("{} /s", number(few["per_second"].as_f64().unwrap_or_default())));
+        column.add(
+            f::NAMES_P99,
+            p99,
+            format!("{} /s", number(few["per_second"].as_f64().unwrap_or_default())),
+        );
         Ok(())
     }
 

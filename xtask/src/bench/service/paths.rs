@@ -82,7 +82,8 @@ impl Set {
             set.ip(name, "link set lo up")?;
         }
         for name in ["nodea", "nodeb", "net"] {
-            let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/conf/all/send_redirects";
+            let forward =
+                "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/conf/all/send_redirects";
             output(inside(&set.path(name)).args(["sh", "-c", forward]))?;
         }
         set.ip("net", "link add br0 type bridge")?;
