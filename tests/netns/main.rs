@@ -723,6 +723,11 @@ fn cni_is_idempotent_and_leaves_nothing() {
     assert_eq!(left, 0, "no veth stays");
     let again = world.pod(0, "one", "pod", &[]);
     assert_ne!(again.address, pod.address, "an address rests before it is given again");
+    world.cni(&again, "DEL").expect("DEL");
+    world.kill(0);
+    world.start(0);
+    let third = world.pod(0, "one", "pod", &[]);
+    assert!(![pod.address, again.address].contains(&third.address), "also across a restart");
 }
 
 #[test]

@@ -73,6 +73,29 @@ impl Record {
     }
 }
 
+/// The last sandbox that was made, as far as it is known: what it had is given again last. Kept beside the records once
+/// it is gone; an older agent does not look for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Newest {
+    id: u32,
+    addresses: Vec<IpAddr>,
+}
+
+impl Newest {
+    /// Name of its file, beside those of records.
+    const FILE: &str = "newest";
+
+    fn of(record: &Record) -> Self {
+        Newest { id: record.id, addresses: record.addresses().collect() }
+    }
+
+    fn read(directory: &Path) -> Option<Self> {
+        let bytes = fs::read(directory.join(Newest::FILE)).ok()?;
+        let read = serde_json::from_slice(&bytes);
+        read.inspect_err(|error| tracing::warn!(%error, "addresses may be given again without rest")).ok()
+    }
+}
+
 /// Every record of the node.
 #[derive(Debug)]
 pub struct Endpoints {
@@ -81,6 +104,14 @@ pub struct Endpoints {
     /// Where the search for a free address goes on, by family, so that an address rests before it is given again.
     next: HashMap<Family, u128>,
     next_id: u32,
+}
+
+/// An address as a number, to count on from.
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address),
+    }
 }
 
 fn file_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -141,8 +172,11 @@ impl Endpoints {
                 serde_json::from_slice(&bytes).map_err(|error| file_error(&path)(io::Error::other(error)))?;
             records.insert(short_name(&record.attachment), record);
         }
-        let next_id = records.values().map(|record| record.id).max().unwrap_or_default();
-        Ok(Endpoints { directory, records, next: HashMap::new(), next_id })
+        let gone = Newest::read(&directory).into_iter();
+        let newest = records.values().map(Newest::of).chain(gone).max_by_key(|newest| newest.id);
+        let newest = newest.unwrap_or_default();
+        let next = newest.addresses.iter().map(|last| (Family::of(*last), number(*last) + 1)).collect();
+        Ok(Endpoints { directory, records, next, next_id: newest.id })
     }
 
     /// Every record.
@@ -204,10 +238,6 @@ impl Endpoints {
     }
 
     fn free_address(&mut self, pod_cidr: IpNet) -> Option<IpAddr> {
-        let number = |address: IpAddr| match address {
-            IpAddr::V4(address) => u128::from(u32::from(address)),
-            IpAddr::V6(address) => u128::from(address),
-        };
         // IPv6 has no broadcast address, but its last one may be anybody's, too (RFC 2526).
         let (first, last) = (number(overlay::gateway(pod_cidr)) + 1, number(pod_cidr.broadcast()));
         let count = last.checked_sub(first).filter(|count| *count > 0)?;
@@ -246,6 +276,11 @@ impl Endpoints {
     pub fn forget(&mut self, attachment: &Attachment) -> Result<(), Error> {
         let name = short_name(attachment);
         let path = self.directory.join(format!("{name}.json"));
+        if let Some(newest) = self.records.get(&name).filter(|record| record.id == self.next_id) {
+            let text = serde_json::to_vec(&Newest::of(newest))
+                .map_err(|error| file_error(&path)(io::Error::other(error)))?;
+            write_atomically(&self.directory.join(Newest::FILE), &text, 0o600)?;
+        }
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file_error(&path)(error)),
             _ => {}
@@ -294,9 +329,13 @@ mod tests {
         assert_eq!(give(&mut endpoints, 2), Some(4), "an address rests before it is given again");
         let mut again = Endpoints::open(directory.clone()).expect("a directory");
         assert_eq!(again.iter().count(), 2);
+        assert_eq!(give(&mut again, 3), Some(5), "nor is one that rested before the restart");
+        again.forget(&attachment(3)).expect("forgotten");
+        let mut again = Endpoints::open(directory.clone()).expect("a directory");
         assert_eq!(
             [give(&mut again, 3), give(&mut again, 4), give(&mut again, 5)],
-            [Some(2), Some(5), Some(6)]
+            [Some(6), Some(2), Some(5)],
+            "nor is the one that was given last"
         );
         assert_eq!(give(&mut again, 6), None, "network, gateway and broadcast are never given");
         fs::remove_dir_all(directory).expect("removed");
