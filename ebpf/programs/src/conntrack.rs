@@ -77,9 +77,9 @@ pub fn judge<W: World>(world: &W, scratch: &mut Scratch, parties: &Parties<'_>) 
     {
         let reply = (flow.flags & CtEntry::HIGH_OPENED != 0) != high;
         if !reopens(&scratch.packet, &flow, reply) {
-            let (fresh, translated) = (&scratch.fresh, CtEntry::DNAT);
+            let fresh = &scratch.fresh;
             if !reply
-                && ((flow.flags ^ fresh.flags) & translated != 0
+                && ((flow.flags ^ fresh.flags) & CtEntry::DNAT != 0
                     || (fresh.flags & CtEntry::SNAT != 0 && !service::same(&flow, fresh)))
             {
                 // The same ends are in use by a flow whose replies must be translated (or must not), or by another

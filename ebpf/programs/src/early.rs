@@ -8,7 +8,7 @@ use crate::parse::{self, ETH_IPV4, ETH_IPV6, L3, Packet, proto};
 use crate::service::{self, is_translated_port};
 use crate::world::{World, config};
 use crate::{Ends, Family, Scratch, conntrack, deliver, rewrite};
-use fairlead_abi::{Be32, Config, CtEntry, Metric, NatKey, RangeKey, Reason, Service};
+use fairlead_abi::{Config, CtEntry, Metric, Reason};
 
 /// A packet that a driver has just received.
 pub trait Wire: World {
@@ -51,21 +51,11 @@ fn question<W: Wire>(world: &W, scratch: &mut Scratch, config: &Config) -> Resul
     let Some(service) = service::find(world, &packet.dst, packet.dst_port, packet.proto, false) else {
         return Ok(false);
     };
-    if service.flags & Service::RANGES != 0
-        && !world.is_in_range(&RangeKey { service: Be32::new(service.id), addr: packet.src })
-    {
-        return Err(Reason::SourceRange);
-    }
+    service::ask(world, scratch, service)?;
+    let packet = &scratch.packet;
     if packet.is_syn() {
         return Ok(false);
     }
-    let key = &mut scratch.nat_key;
-    (key.src, key.src_port) = (packet.src, packet.src_port);
-    (key.dst, key.dst_port) = (packet.dst, packet.dst_port);
-    (key.proto, key.kind, key._pad) = (packet.proto, NatKey::SERVICE, 0);
-    let fresh = &mut scratch.fresh;
-    (fresh.client, fresh.client_port) = (packet.src, packet.src_port);
-    (fresh.virtual_addr, fresh.virtual_port) = (packet.dst, packet.dst_port);
     let now = world.now();
     let Some(mut nat) = world.nat(&scratch.nat_key) else { return Ok(false) };
     // A datagram does not go to a backend that has left.

@@ -199,6 +199,28 @@ pub enum Origin {
     Node,
 }
 
+/// Sets `scratch.nat_key` and the ends in `scratch.fresh` to those of a client that asks a service.
+///
+/// # Errors
+/// `SourceRange` for one that may not.
+#[inline(always)]
+pub fn ask<W: World>(world: &W, scratch: &mut Scratch, service: &Service) -> Result<(), Reason> {
+    let packet = &scratch.packet;
+    if service.flags & Service::RANGES != 0
+        && !world.is_in_range(&RangeKey { service: Be32::new(service.id), addr: packet.src })
+    {
+        return Err(Reason::SourceRange);
+    }
+    let key = &mut scratch.nat_key;
+    (key.src, key.src_port) = (packet.src, packet.src_port);
+    (key.dst, key.dst_port) = (packet.dst, packet.dst_port);
+    (key.proto, key.kind, key._pad) = (packet.proto, NatKey::SERVICE, 0);
+    let fresh = &mut scratch.fresh;
+    (fresh.client, fresh.client_port) = (packet.src, packet.src_port);
+    (fresh.virtual_addr, fresh.virtual_port) = (packet.dst, packet.dst_port);
+    Ok(())
+}
+
 /// If the packet is for a service, sets `scratch.to` to the ends its backend sees and `scratch.fresh` to the
 /// translation.
 ///
@@ -247,19 +269,8 @@ pub fn choose_ends<W: World>(
     origin: Origin,
 ) -> Result<(), Reason> {
     let net = Family::of(config, &scratch.packet);
-    let packet = &scratch.packet;
-    if service.flags & Service::RANGES != 0
-        && !world.is_in_range(&RangeKey { service: Be32::new(service.id), addr: packet.src })
-    {
-        return Err(Reason::SourceRange);
-    }
-    let key = &mut scratch.nat_key;
-    (key.src, key.src_port) = (packet.src, packet.src_port);
-    (key.dst, key.dst_port) = (packet.dst, packet.dst_port);
-    (key.proto, key.kind, key._pad) = (packet.proto, NatKey::SERVICE, 0);
+    ask(world, scratch, service)?;
     let fresh = &mut scratch.fresh;
-    (fresh.client, fresh.client_port) = (packet.src, packet.src_port);
-    (fresh.virtual_addr, fresh.virtual_port) = (packet.dst, packet.dst_port);
     fresh.service = service.id;
     let counted = if service.algorithm == Service::LEAST { CtEntry::COUNTED } else { 0 };
     fresh.flags = CtEntry::DNAT | counted;

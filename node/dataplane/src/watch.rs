@@ -593,7 +593,16 @@ pub async fn watch_all(
     watches.spawn(watch::<NetworkPolicy>(client, commands, report));
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = async { while watches.join_next().await.is_some() {} } => {}
+        () = async {
+            while let Some(ended) = watches.join_next().await {
+                // An agent that is blind for one kind would be worse than one that starts again.
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    std::panic::resume_unwind(error.into_panic());
+                }
+            }
+        } => {}
     }
 }
 
